@@ -3,7 +3,7 @@
 # crate and the bootloader assets. Safe to run again: a second run only looks and takes about a second.
 #
 # Usage: scripts/setup.sh [--checks]
-#   --checks   also installs what only scripts/test.sh needs (shellcheck, cargo-deny)
+#   --checks   also installs what only scripts/test.sh needs (shellcheck)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -13,7 +13,6 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # C and C++ compiler for RocksDB and zstd, libclang for the bindings generator, python3 for the asset step below.
 packages=(build-essential ca-certificates clang curl libclang-dev pkg-config python3)
 nextest_version=0.9.143
-deny_version=0.20.2
 
 patched_crate=stwo-cairo-common
 patched_version=1.3.0
@@ -92,15 +91,13 @@ install_toolchain() {
     export RUSTUP_TOOLCHAIN=$channel
 }
 
-# Installs the cargo subcommand $1 in version $2; further arguments go to cargo install.
-install_cargo_tool() {
-    local name=$1 version=$2
-    shift 2
-    cargo "${name#cargo-}" --version >/dev/null 2>&1 && return
-    say "building $name $version (several minutes, once)"
+install_nextest() {
+    cargo nextest --version >/dev/null 2>&1 && return
+    say "building cargo-nextest $nextest_version (several minutes, once)"
     # Outside the checkout and with plain flags: nothing of our build configuration applies to a tool.
-    (cd / && env -u RUSTFLAGS CARGO_TARGET_DIR="$target_base/tools" cargo install --locked "$name@$version" "$@") ||
-        die "$name could not be built" "read the message above; or install it by hand: cargo install --locked $name"
+    (cd / && env -u RUSTFLAGS CARGO_TARGET_DIR="$target_base/tools" cargo install --locked \
+        --no-default-features --features default-no-update "cargo-nextest@$nextest_version") ||
+        die "cargo-nextest could not be built" "read the message above, then run this script again"
     rm -rf "${target_base:?}/tools"
 }
 
@@ -152,7 +149,7 @@ MANIFEST
     archive=$(crate_archive "$patched_crate" "$patched_version" "$patched_sha256")
     tar -xzf "$archive" -C "$work"
     local sources=$work/$patched_crate-$patched_version/src
-    count=$(grep -o '\bto_int\b' "$sources/prover_types/simd.rs" | wc -l)
+    count=$(grep -o '\bto_int\b' "$sources/prover_types/simd.rs" | wc -l) || true
     ((count == 1)) || die "expected to_int once in $patched_crate's src/prover_types/simd.rs, found it $count times" \
         "the archive is not the one this script was written for; compare the version pinned in it"
     sed -i 's/\bto_int\b/to_simd/' "$sources/prover_types/simd.rs"
@@ -205,7 +202,6 @@ if $checks; then packages+=(shellcheck); fi
 
 install_packages
 install_toolchain
-install_cargo_tool cargo-nextest "$nextest_version" --no-default-features --features default-no-update
-if $checks; then install_cargo_tool cargo-deny "$deny_version"; fi
+install_nextest
 install_sources
 say "ready (CPU level $cpu_level, binaries in $target_base/release)"

@@ -33,7 +33,11 @@ fn main() -> Result<()> {
     let Some(directory) = std::env::args().nth(1) else {
         bail!("usage: assemble DIR (the folder testnet/programs or a copy of it)");
     };
-    let directory = Path::new(&directory);
+    write_programs(Path::new(&directory))
+}
+
+/// Writes both programs below `directory`, which holds the Merkle program and its input.
+pub(crate) fn write_programs(directory: &Path) -> Result<()> {
     let executable = directory.join("polynomial/polynomial.executable.json");
     let mut json = serde_json::to_string_pretty(&polynomial()).context("the executable as JSON")?;
     json.push('\n');
@@ -66,11 +70,13 @@ fn polynomial() -> Executable {
         HAS_POINT:
         tempvar point = *start;
         assert point = *(output++);
+        // The loop's five cells, at the end of the frame in this order here and after each turn.
+        tempvar base = point;
         tempvar cursor = start + one;
         tempvar place = output;
         tempvar remaining = count - one;
         tempvar value = zero;
-        rescope{one = one, point = point, cursor = cursor, place = place, remaining = remaining, value = value};
+        rescope{one = one, base = base, cursor = cursor, place = place, remaining = remaining, value = value};
 
         NEXT:
         jump HAS_COEFFICIENT if remaining != 0;
@@ -79,15 +85,18 @@ fn polynomial() -> Executable {
         HAS_COEFFICIENT:
         tempvar coefficient = *cursor;
         assert coefficient = *place;
-        tempvar scaled = value * point;
+        tempvar scaled = value * base;
+        tempvar next_base = base;
         tempvar next_cursor = cursor + one;
         tempvar next_place = place + one;
         tempvar next_remaining = remaining - one;
         tempvar next_value = scaled + coefficient;
         rescope{
-            one = one, point = point, cursor = next_cursor, place = next_place, remaining = next_remaining,
+            one = one, base = next_base, cursor = next_cursor, place = next_place, remaining = next_remaining,
             value = next_value
         };
+        // The assembler counts steps for gas; a loop starts anew.
+        #{ steps = 0; }
         jump NEXT;
 
         DONE:

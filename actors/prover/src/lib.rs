@@ -1,1 +1,48 @@
-//! Skeleton.
+//! The Cairo prover: recognises programs, runs them under watch, proves them, and does all of it in child processes.
+//!
+//! | module | gives |
+//! |---|---|
+//! | [`program`], [`mod@inspect`] | a program file recognised by content, under bounds, its hints checked |
+//! | [`args`] | arguments files |
+//! | [`hints`] | the allow-list; `HINTS.md` says it in words |
+//! | [`engine`] | [`engine::Engine::prove`]: statement in, checked proof out |
+//! | [`mod@execute`] | the same run without a proof |
+//! | [`local`] | statements that belong to no chain |
+//! | [`memory`] | what a proof will take |
+//! | [`worker`] | the above in sandboxed child processes: [`worker::main`] inside the child, [`worker::Worker`] outside |
+//! | [`bench`] | measurements |
+//! | [`export`] | proofs for upstream tools |
+//!
+//! A program is hostile code. In a node only [`worker`] may run one; the other modules run in its children and in tests.
+//! Relies on `types` for the vocabulary and on `proof` for the verdict on its own proofs.
+
+pub mod args;
+mod assets;
+pub mod bench;
+pub mod engine;
+pub mod error;
+pub mod execute;
+pub mod export;
+mod felt;
+#[cfg(test)]
+mod fixtures;
+mod hash;
+pub mod hints;
+pub mod inspect;
+pub mod limits;
+pub mod local;
+pub mod memory;
+pub mod program;
+mod runner;
+pub mod sample;
+pub mod stages;
+pub mod worker;
+
+pub use engine::{Engine, ProveError, ProveRequest, Proven};
+pub use error::ProgramError;
+pub use execute::{ExecuteRequest, Executed, execute};
+pub use hash::choose_hash;
+pub use inspect::{Inspection, inspect};
+pub use local::local_statement;
+pub use runner::RunError;
+pub use stages::Stage;

@@ -17,7 +17,6 @@ use cairo_program_runner_lib::hints::types::{Cairo1Executable, HashFunc};
 use cairo_program_runner_lib::hints::{
     BootloaderHintProcessor, Cairo0Executable, PROGRAM_INPUT, PROGRAM_OBJECT, SimpleBootloaderInput, Task, TaskSpec, vars,
 };
-use cairo_vm::Felt252;
 use cairo_vm::hint_processor::builtin_hint_processor::builtin_hint_processor_definition::HintProcessorData;
 use cairo_vm::hint_processor::hint_processor_definition::{HintExtension, HintProcessorLogic};
 use cairo_vm::types::builtin_name::BuiltinName;

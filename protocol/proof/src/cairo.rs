@@ -49,7 +49,8 @@ pub fn verify(blob: &[u8], statement: &Statement, prover: &PublicKey) -> Result<
 /// As [`verify`].
 pub fn verify_decoded(proof: CairoProof, statement: &Statement, prover: &PublicKey) -> Result<Verified, Rejection> {
     if statement.proof_system != PROOF_SYSTEM_VERSION {
-        let reason = format!("proof system {} is unknown, this build knows {PROOF_SYSTEM_VERSION}", statement.proof_system);
+        let reason =
+            format!("proof system {} is unknown, this build knows {PROOF_SYSTEM_VERSION}", statement.proof_system);
         return Rejection::because(Check::Config, reason);
     }
     format::check(&proof)?;
@@ -73,9 +74,7 @@ pub fn verify_decoded(proof: CairoProof, statement: &Statement, prover: &PublicK
 
 /// Rows of all opcode components together.
 fn steps_bound(claim: &CairoClaim) -> u64 {
-    let mut uses = std::collections::HashMap::new();
-    claim.accumulate_relation_uses(&mut uses);
-    uses.get("Opcodes").copied().unwrap_or(0)
+    claims::relation_uses(claim).get(claims::STEPS).copied().unwrap_or(0)
 }
 
 /// The STARK itself, by the stock verifier. Its size is bounded by the checks before.
@@ -89,9 +88,13 @@ fn stark(proof: CairoProof) -> Result<(), Rejection> {
     match outcome {
         Ok(outcome) => outcome,
         Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            let text =
+                panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
             let text: String = text.unwrap_or("no message").chars().take(200).collect();
-            Err(Rejection { panicked: true, ..Rejection::new(Check::Stark, format!("the stock verifier panicked: {text}")) })
+            Err(Rejection {
+                panicked: true,
+                ..Rejection::new(Check::Stark, format!("the stock verifier panicked: {text}"))
+            })
         }
     }
 }

@@ -105,8 +105,7 @@ pub fn encode(proof: &CairoProof) -> Result<Vec<u8>, EnvelopeError> {
 /// # Errors
 /// [`EnvelopeError::Frame`] or [`EnvelopeError::TooLong`].
 pub fn encode_bytes(bytes: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
-    let frame =
-        zstd::bulk::compress(bytes, ZSTD_LEVEL).map_err(|e| EnvelopeError::Frame { detail: e.to_string() })?;
+    let frame = zstd::bulk::compress(bytes, ZSTD_LEVEL).map_err(|e| EnvelopeError::Frame { detail: e.to_string() })?;
     let mut blob = Vec::with_capacity(frame.len().saturating_add(HEADER));
     blob.extend_from_slice(&MAGIC);
     blob.extend_from_slice(&PROOF_SYSTEM_VERSION.to_le_bytes());
@@ -125,7 +124,8 @@ pub fn unpack(blob: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
     if blob.len() > COMPRESSED_MAX {
         return Err(EnvelopeError::TooLong { bytes: blob.len(), limit: COMPRESSED_MAX });
     }
-    let (magic, rest) = blob.split_first_chunk::<4>().ok_or_else(|| EnvelopeError::Magic { found: hex::encode(blob) })?;
+    let (magic, rest) =
+        blob.split_first_chunk::<4>().ok_or_else(|| EnvelopeError::Magic { found: hex::encode(blob) })?;
     if *magic != MAGIC {
         return Err(EnvelopeError::Magic { found: hex::encode(magic) });
     }

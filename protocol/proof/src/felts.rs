@@ -40,7 +40,12 @@ mod tests {
 
     #[test]
     fn the_three_forms_agree() {
-        for text in ["0x0", "0x1", "0x80000000ffffffff00000001", "0x800000000000011000000000000000000000000000000000000000000000000"] {
+        for text in [
+            "0x0",
+            "0x1",
+            "0x80000000ffffffff00000001",
+            "0x800000000000011000000000000000000000000000000000000000000000000",
+        ] {
             let value: Felt = text.parse().unwrap();
             assert_eq!(felt(&element(&value)), value);
             assert_eq!(from_words(&to_words(value)), Some(value));

@@ -37,7 +37,7 @@ pub const VARIANT: PreProcessedTraceVariant = PreProcessedTraceVariant::Canonica
 /// Whether proofs open preprocessed columns that no component uses.
 pub const INCLUDE_ALL_PREPROCESSED_COLUMNS: bool = false;
 /// Root of the preprocessed tree of [`VARIANT`] at [`LOG_BLOWUP`].
-pub const PREPROCESSED_ROOT: [u8; 32] = hex32(b"0000000000000000000000000000000000000000000000000000000000000000");
+pub const PREPROCESSED_ROOT: [u8; 32] = hex32(b"068d1166c9f9f0ec247641ca391ee8396170e69343dfcacc632f9638670d2bec");
 
 /// Smallest component: the prover's vectors have 16 lanes.
 pub const LOG_SIZE_MIN: u32 = 4;

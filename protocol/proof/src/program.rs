@@ -38,13 +38,8 @@ pub fn builtin_felt(name: &str) -> Option<Felt> {
 impl ProgramHeader {
     /// The program hash by one of the bootloader's three functions.
     pub fn hash(&self, function: HashFunction) -> Felt {
-        let head = [
-            Element::from(BOOTLOADER_VERSION),
-            Element::from(self.main),
-            Element::from(self.builtins.len()),
-        ];
-        let words: Vec<Element> =
-            head.into_iter().chain(self.builtins.iter().chain(&self.data).map(element)).collect();
+        let head = [Element::from(BOOTLOADER_VERSION), Element::from(self.main), Element::from(self.builtins.len())];
+        let words: Vec<Element> = head.into_iter().chain(self.builtins.iter().chain(&self.data).map(element)).collect();
         let digest = match function {
             HashFunction::Pedersen => pedersen_chain(&words),
             HashFunction::Poseidon => poseidon_hash_many(&words),

@@ -138,7 +138,11 @@ fn fail<T>(check: ReceiptCheck, reason: impl Into<String>) -> Result<T, ReceiptF
 ///
 /// # Errors
 /// [`ReceiptFailure`] with the first check that failed.
-pub fn verify_receipt_bytes(bytes: &[u8], genesis: &Genesis, checkpoint: Option<BlockId>) -> Result<ReceiptReport, ReceiptFailure> {
+pub fn verify_receipt_bytes(
+    bytes: &[u8],
+    genesis: &Genesis,
+    checkpoint: Option<BlockId>,
+) -> Result<ReceiptReport, ReceiptFailure> {
     match Receipt::from_bytes(bytes) {
         Ok(receipt) => verify_receipt(&receipt, genesis, checkpoint),
         Err(e) => fail(ReceiptCheck::Format, e.to_string()),
@@ -150,10 +154,17 @@ pub fn verify_receipt_bytes(bytes: &[u8], genesis: &Genesis, checkpoint: Option<
 ///
 /// # Errors
 /// [`ReceiptFailure`] with the first check that failed.
-pub fn verify_receipt(receipt: &Receipt, genesis: &Genesis, checkpoint: Option<BlockId>) -> Result<ReceiptReport, ReceiptFailure> {
+pub fn verify_receipt(
+    receipt: &Receipt,
+    genesis: &Genesis,
+    checkpoint: Option<BlockId>,
+) -> Result<ReceiptReport, ReceiptFailure> {
     let chain = genesis.hash();
     if receipt.genesis != chain {
-        return fail(ReceiptCheck::Chain, format!("the receipt is of chain {}, the genesis document of {chain}", receipt.genesis));
+        return fail(
+            ReceiptCheck::Chain,
+            format!("the receipt is of chain {}, the genesis document of {chain}", receipt.genesis),
+        );
     }
     let (set, trust_root) = walk(receipt, genesis, &chain, checkpoint)?;
     let (power_signed, power_total) = certificate(receipt, &chain, &set)?;
@@ -195,8 +206,10 @@ pub(crate) fn walk(
     }
     let (mut set, mut height, trust_root, rest) = match checkpoint {
         None => {
-            genesis.check().or_else(|e| refuse(format!("genesis document: {e}")))?;
-            let set = genesis.validator_set().or_else(|e| refuse(format!("genesis document: {e}")))?;
+            let set = match genesis.check().and_then(|()| genesis.validator_set()) {
+                Ok(set) => set,
+                Err(e) => return refuse(format!("genesis document: {e}")),
+            };
             (set, Height(0), TrustRoot::Genesis, changes)
         }
         Some(block) => {
@@ -217,7 +230,10 @@ pub(crate) fn walk(
         }
         link_content(link, chain)?;
         if header.validators != set.digest() {
-            return refuse(format!("the header at height {} names another validator set than the one before it set", header.height));
+            return refuse(format!(
+                "the header at height {} names another validator set than the one before it set",
+                header.height
+            ));
         }
         if let Err(e) = link.certificate.verify(chain, &set, header.height, header.id()) {
             return refuse(format!("set change at height {}: {e}", header.height));
@@ -233,7 +249,8 @@ pub(crate) fn walk(
 
 /// What a link must be whoever signed it.
 fn link_content(link: &SetChange, chain: &GenesisHash) -> Result<(), ReceiptFailure> {
-    let refuse = |reason: String| fail(ReceiptCheck::Chain, format!("set change at height {}: {reason}", link.header.height));
+    let refuse =
+        |reason: String| fail(ReceiptCheck::Chain, format!("set change at height {}: {reason}", link.header.height));
     if link.header.version != HEADER_VERSION {
         return refuse(format!("header version {} is unknown, this build knows {HEADER_VERSION}", link.header.version));
     }
@@ -250,12 +267,18 @@ fn link_content(link: &SetChange, chain: &GenesisHash) -> Result<(), ReceiptFail
 }
 
 /// *certificate*: more than two thirds of the set's power say "valid". Returns (power saying so, power of the set).
-pub(crate) fn certificate(receipt: &Receipt, chain: &GenesisHash, set: &ValidatorSet) -> Result<(u64, u64), ReceiptFailure> {
+pub(crate) fn certificate(
+    receipt: &Receipt,
+    chain: &GenesisHash,
+    set: &ValidatorSet,
+) -> Result<(u64, u64), ReceiptFailure> {
     let refuse = |reason: String| fail(ReceiptCheck::Certificate, reason);
     let certificate = &receipt.certificate;
     if certificate.subject.verifier != PROOF_SYSTEM_VERSION {
         let found = certificate.subject.verifier;
-        return refuse(format!("the verdicts are of verifier version {found}, this build knows {PROOF_SYSTEM_VERSION}"));
+        return refuse(format!(
+            "the verdicts are of verifier version {found}, this build knows {PROOF_SYSTEM_VERSION}"
+        ));
     }
     match certificate.powers(chain, set) {
         Err(e) => refuse(e.to_string()),
@@ -272,7 +295,11 @@ pub(crate) fn statement(receipt: &Receipt, chain: &GenesisHash) -> Result<(), Re
         return refuse(format!("the statement is of chain {}, not {chain}", statement.genesis));
     }
     if subject.statement != statement.digest() {
-        return refuse(format!("the verdicts are on statement {}, the receipt's is {}", subject.statement, statement.digest()));
+        return refuse(format!(
+            "the verdicts are on statement {}, the receipt's is {}",
+            subject.statement,
+            statement.digest()
+        ));
     }
     if subject.job != statement.job || subject.task != statement.task {
         return refuse("the verdicts are on another job or task than the statement".into());
@@ -282,7 +309,10 @@ pub(crate) fn statement(receipt: &Receipt, chain: &GenesisHash) -> Result<(), Re
     };
     let found = BlobHash::new(*blake3::hash(&receipt.proof).as_bytes());
     if *hash != found || *bytes != receipt.proof.len() as u64 {
-        return refuse(format!("the verdicts are on proof {hash} of {bytes} bytes, the receipt's is {found} of {}", receipt.proof.len()));
+        return refuse(format!(
+            "the verdicts are on proof {hash} of {bytes} bytes, the receipt's is {found} of {}",
+            receipt.proof.len()
+        ));
     }
     Ok(())
 }

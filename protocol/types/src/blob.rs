@@ -82,6 +82,51 @@ impl BlobManifest {
     }
 }
 
+/// Hash and manifest of a blob that passes by chunk by chunk.
+#[derive(Clone, Debug, Default)]
+pub struct ManifestBuilder {
+    bytes: u64,
+    chunks: Vec<ChainingValue>,
+    /// Hash of the first chunk alone, in case no other follows.
+    first: Option<BlobHash>,
+}
+
+impl ManifestBuilder {
+    /// Takes the next chunk: [`BLOB_CHUNK_BYTES`] long, except that the last may be shorter.
+    ///
+    /// # Errors
+    /// [`TypeError::OutOfBounds`] for a chunk after a short one, a longer chunk, and more than [`BLOB_BYTES_MAX`] in all.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), TypeError> {
+        let bad = |field, value: u64, limit: &str| Err(TypeError::OutOfBounds { field, value: value.to_string(), limit: limit.into() });
+        let length = chunk.len() as u64;
+        if length == 0 {
+            return Ok(());
+        }
+        if length > BLOB_CHUNK_BYTES || !self.bytes.is_multiple_of(BLOB_CHUNK_BYTES) {
+            return bad("blob chunk (bytes)", length, "262144, only the last one shorter");
+        }
+        let bytes = self.bytes.saturating_add(length);
+        if bytes > BLOB_BYTES_MAX {
+            return bad("blob (bytes)", bytes, "at most 33554432");
+        }
+        self.first.get_or_insert_with(|| blob_hash(chunk));
+        self.chunks.push(chunk_value(chunk, self.chunks.len() as u64));
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Hash and manifest of everything taken.
+    pub fn finish(self) -> (BlobHash, BlobManifest) {
+        match split(&self.chunks) {
+            None => (self.first.unwrap_or_else(|| blob_hash(&[])), BlobManifest { bytes: self.bytes, chunks: vec![] }),
+            Some((left, right)) => {
+                let root = merge_subtrees_root(&merge(left), &merge(right), Mode::Hash);
+                (BlobHash::new(*root.as_bytes()), BlobManifest { bytes: self.bytes, chunks: self.chunks })
+            }
+        }
+    }
+}
+
 /// Non-root chaining value of chunk `index`.
 fn chunk_value(part: &[u8], index: u64) -> ChainingValue {
     let mut hasher = blake3::Hasher::new();
@@ -115,6 +160,10 @@ mod tests {
             let hash = blob_hash(&bytes);
             let manifest = BlobManifest::of(&bytes);
             manifest.verify(&hash).unwrap();
+            let mut builder = ManifestBuilder::default();
+            bytes.chunks(chunk).for_each(|part| builder.push(part).unwrap());
+            assert!(length == 0 || length % chunk == 0 || builder.push(&[1]).is_err());
+            assert_eq!(builder.finish(), (hash, manifest.clone()));
             for index in 0..manifest.n_chunks() {
                 let from = index as usize * chunk;
                 let mut part = bytes[from..(from + chunk).min(length)].to_vec();

@@ -6,7 +6,9 @@ use crate::block::Block;
 use crate::codec::{Wire, encode_body};
 use crate::ids::{GenesisHash, Height, TimeMs, TxId};
 use crate::keys::{PublicKey, SecretKey, Signature};
-use crate::limits::{CONSENSUS_BYTES_MAX, GOSSIP_BYTES_MAX, PRESENCE_BYTES_MAX, TX_BYTES_MAX, VERDICT_BYTES_MAX};
+use crate::limits::{
+    CONSENSUS_BYTES_MAX, GOSSIP_BYTES_MAX, PRESENCE_BYTES_MAX, PRESENCE_LIST_MAX, TX_BYTES_MAX, VERDICT_BYTES_MAX,
+};
 use crate::signing::Domain;
 use crate::transaction::{AvailabilitySig, SignedTx, Transaction};
 use crate::vote::{SignedProposal, SignedVote};
@@ -146,13 +148,15 @@ pub struct Presence {
     pub validator: Option<PublicKey>,
 }
 
-/// A presence record with the validator's signature, if it names one.
+/// A presence record, signed by the node itself and by the validator it names.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct PresenceMessage {
     /// The record.
     pub presence: Presence,
-    /// Signature of `presence.validator` over the record.
+    /// Signature of `presence.validator` over the record; there exactly when the record names a validator.
     pub signature: Option<Signature>,
+    /// Signature of the node key behind `presence.peer`, so that nobody speaks for another node.
+    pub node_signature: Signature,
 }
 
 impl Wire for PresenceMessage {
@@ -161,22 +165,51 @@ impl Wire for PresenceMessage {
     const BYTES_MAX: usize = PRESENCE_BYTES_MAX;
 }
 
+/// Presence records a node hands to a peer that asks whom else it may dial.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct PresenceList {
+    /// At most [`PRESENCE_LIST_MAX`] records.
+    pub records: Vec<PresenceMessage>,
+}
+
+impl Wire for PresenceList {
+    const NAME: &'static str = "presence list";
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = PRESENCE_LIST_MAX * PRESENCE_BYTES_MAX;
+}
+
+/// Bytes before the key in the peer id of an ed25519 node key: an identity multihash of the key's protobuf form.
+const ED25519_PEER_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+
 impl Presence {
-    /// Completes the record, signed if it names a validator key.
-    pub fn sign(self, key: Option<&SecretKey>, genesis: &GenesisHash) -> PresenceMessage {
-        let signature = key.map(|k| k.sign(Domain::PeerProof, genesis, &encode_body(&self)));
-        PresenceMessage { presence: self, signature }
+    /// The node key that a peer id spells out; `None` for a peer id of another kind of key.
+    pub fn node_key(&self) -> Option<PublicKey> {
+        let key = self.peer.strip_prefix(&ED25519_PEER_PREFIX)?;
+        Some(PublicKey::new(key.try_into().ok()?))
+    }
+
+    /// The named validator's signature over the record.
+    pub fn validator_signature(&self, key: &SecretKey, genesis: &GenesisHash) -> Signature {
+        key.sign(Domain::PeerProof, genesis, &encode_body(self))
+    }
+
+    /// Completes the record with the node's signature, and the validator's if the record names one.
+    pub fn sign(self, node: &SecretKey, validator: Option<Signature>, genesis: &GenesisHash) -> PresenceMessage {
+        let node_signature = node.sign(Domain::Presence, genesis, &encode_body(&self));
+        PresenceMessage { presence: self, signature: validator, node_signature }
     }
 }
 
 impl PresenceMessage {
-    /// Whether a named validator key signed the record, and the record is within its bounds.
+    /// Whether the node and a named validator signed the record, and the record is within its bounds.
     pub fn verify(&self, genesis: &GenesisHash) -> bool {
         let p = &self.presence;
         let bounded = p.peer.len() <= 64 && p.addresses.len() <= 4 && p.addresses.iter().all(|a| a.len() <= 128);
-        bounded
+        let Some(node) = p.node_key().filter(|_| bounded) else { return false };
+        let body = encode_body(p);
+        node.verify(Domain::Presence, genesis, &body, &self.node_signature)
             && match (&p.validator, &self.signature) {
-                (Some(key), Some(signature)) => key.verify(Domain::PeerProof, genesis, &encode_body(p), signature),
+                (Some(key), Some(signature)) => key.verify(Domain::PeerProof, genesis, &body, signature),
                 (None, None) => true,
                 _ => false,
             }

@@ -16,6 +16,8 @@ pub const CONSENSUS_BYTES_MAX: usize = 64 << 10;
 pub const VERDICT_BYTES_MAX: usize = 2 << 10;
 /// A presence record, bytes.
 pub const PRESENCE_BYTES_MAX: usize = 2 << 10;
+/// Presence records in one answer about known peers.
+pub const PRESENCE_LIST_MAX: usize = 32;
 /// Largest gossip frame: a block with its proposal.
 pub const GOSSIP_BYTES_MAX: usize = 512 << 10;
 /// Largest blob, bytes (program, arguments, proof).

@@ -21,6 +21,8 @@ pub enum Domain {
     Availability,
     /// "This validator key is reached at this peer id."
     PeerProof,
+    /// A node's presence record, signed by the node's own key.
+    Presence,
     /// Proof that the owner of a consensus key asked for its registration.
     KeyPossession,
 }
@@ -35,6 +37,7 @@ impl Domain {
             Self::ProofVote => "proofmesh/proof-vote",
             Self::Availability => "proofmesh/availability",
             Self::PeerProof => "proofmesh/peer-proof",
+            Self::Presence => "proofmesh/presence",
             Self::KeyPossession => "proofmesh/key-possession",
         }
     }

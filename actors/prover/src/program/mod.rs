@@ -147,7 +147,7 @@ impl Program {
 
     /// Names of the builtins, in the program's order.
     pub fn builtins(&self) -> Vec<&'static str> {
-        self.stripped.builtins.iter().map(BuiltinName::to_str).collect()
+        self.stripped.builtins.iter().map(|builtin| builtin.to_str()).collect()
     }
 
     /// Whether the program declares the builtin.

@@ -4,9 +4,9 @@
 //! without a component, or a total that is not the total of its parts, is bound by no constraint: with it any lookup
 //! balances, and so any output can be "proven". The same goes for a builtin whose claim and segment lie apart.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use cairo_air::air::SegmentRange;
+use cairo_air::air::{RelationUsesDict, SegmentRange};
 use cairo_air::claims::CairoClaim;
 use stwo::core::fields::m31::P;
 use stwo::core::fields::qm31::SecureField;
@@ -19,8 +19,29 @@ use crate::components;
 use crate::envelope::CairoProof;
 use crate::policy::{ADDRESS_BOUND, OPCODE_USES_MAX};
 
-/// Components that every run has; the model verifier in Cairo insists on them, too.
-const ALWAYS: [&str; 3] = ["verify_instruction", "memory_address_to_id", "memory_id_to_small"];
+/// Components that every run of the upstream prover has; the model verifier in Cairo insists on them, too.
+const ALWAYS: [&str; 20] = [
+    "verify_instruction",
+    "memory_address_to_id",
+    "memory_id_to_small",
+    "range_check_6",
+    "range_check_8",
+    "range_check_11",
+    "range_check_12",
+    "range_check_18",
+    "range_check_20",
+    "range_check_4_3",
+    "range_check_4_4",
+    "range_check_9_9",
+    "range_check_7_2_5",
+    "range_check_3_6_6_3",
+    "range_check_4_4_4_4",
+    "range_check_3_3_3_3_3",
+    "verify_bitwise_xor_4",
+    "verify_bitwise_xor_7",
+    "verify_bitwise_xor_8",
+    "verify_bitwise_xor_9",
+];
 
 fn refuse<T>(reason: impl Into<String>) -> Result<T, Rejection> {
     Rejection::because(Check::Claims, reason)
@@ -32,7 +53,7 @@ pub(crate) fn check(proof: &CairoProof) -> Result<(), Rejection> {
     big_tables(proof)?;
     builtins(&proof.claim)?;
     addresses(&proof.claim)?;
-    relation_uses(&proof.claim)
+    relations(&proof.claim)
 }
 
 /// Each component is in both claims or in neither; none that the policy's tables lack.
@@ -92,9 +113,27 @@ fn builtin_list(claim: &CairoClaim) -> Vec<Builtin> {
         };
     }
     vec![
-        builtin!("range_check", range_check_builtin, range_check_builtin_segment_start, range_check_128, RANGE_CHECK_BUILTIN_MEMORY_CELLS),
-        builtin!("range_check96", range_check96_builtin, range_check96_builtin_segment_start, range_check_96, RANGE_CHECK_96_BUILTIN_MEMORY_CELLS),
-        builtin!("pedersen", pedersen_builtin_narrow_windows, pedersen_builtin_segment_start, pedersen, PEDERSEN_BUILTIN_NARROW_WINDOWS_MEMORY_CELLS),
+        builtin!(
+            "range_check",
+            range_check_builtin,
+            range_check_builtin_segment_start,
+            range_check_128,
+            RANGE_CHECK_BUILTIN_MEMORY_CELLS
+        ),
+        builtin!(
+            "range_check96",
+            range_check96_builtin,
+            range_check96_builtin_segment_start,
+            range_check_96,
+            RANGE_CHECK_96_BUILTIN_MEMORY_CELLS
+        ),
+        builtin!(
+            "pedersen",
+            pedersen_builtin_narrow_windows,
+            pedersen_builtin_segment_start,
+            pedersen,
+            PEDERSEN_BUILTIN_NARROW_WINDOWS_MEMORY_CELLS
+        ),
         builtin!("bitwise", bitwise_builtin, bitwise_builtin_segment_start, bitwise, BITWISE_BUILTIN_MEMORY_CELLS),
         builtin!("add_mod", add_mod_builtin, add_mod_builtin_segment_start, add_mod, ADD_MOD_BUILTIN_MEMORY_CELLS),
         builtin!("mul_mod", mul_mod_builtin, mul_mod_builtin_segment_start, mul_mod, MUL_MOD_BUILTIN_MEMORY_CELLS),
@@ -121,12 +160,17 @@ pub(crate) fn builtins(claim: &CairoClaim) -> Result<(), Rejection> {
         if first != start {
             return refuse(format!("component {name} begins at {first}, its segment at {start}"));
         }
-        let end = 1u64.checked_shl(log_size).and_then(|n| n.checked_mul(cells as u64)).and_then(|n| n.checked_add(u64::from(start)));
+        let end = 1u64
+            .checked_shl(log_size)
+            .and_then(|n| n.checked_mul(cells as u64))
+            .and_then(|n| n.checked_add(u64::from(start)));
         let Some(end) = end.filter(|end| *end <= u64::from(ADDRESS_BOUND)) else {
             return refuse(format!("component {name} reaches past address 2^29"));
         };
-        let Some(used) = stop.checked_sub(start) else { return refuse(format!("segment {name} ends before it begins")) };
-        if used as usize % cells != 0 {
+        let Some(used) = stop.checked_sub(start) else {
+            return refuse(format!("segment {name} ends before it begins"));
+        };
+        if !(used as usize).is_multiple_of(cells) {
             return refuse(format!("segment {name}: {used} cells are not whole instances of {cells}"));
         }
         if u64::from(stop) > end {
@@ -153,14 +197,21 @@ pub(crate) fn addresses(claim: &CairoClaim) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// At most 2^29 steps, so that registers cannot wrap around the field, and under 2^31 - 1 uses of any lookup.
-pub(crate) fn relation_uses(claim: &CairoClaim) -> Result<(), Rejection> {
-    let mut uses = HashMap::new();
+/// Uses of each lookup relation by the claimed rows, sorted so that every node names the same one first. Sizes must have
+/// been bounded before.
+pub(crate) fn relation_uses(claim: &CairoClaim) -> BTreeMap<&'static str, u64> {
+    let mut uses = RelationUsesDict::default();
     claim.accumulate_relation_uses(&mut uses);
-    // Sorted, so that every node names the same relation.
-    let uses: BTreeMap<&str, u64> = uses.into_iter().collect();
-    for (relation, uses) in uses {
-        let max = if relation == "Opcodes" { OPCODE_USES_MAX } else { u64::from(P).saturating_sub(1) };
+    uses.into_iter().collect()
+}
+
+/// The relation that each executed instruction uses once.
+pub(crate) const STEPS: &str = "Opcodes";
+
+/// At most 2^29 steps, so that registers cannot wrap around the field, and under 2^31 - 1 uses of any lookup.
+pub(crate) fn relations(claim: &CairoClaim) -> Result<(), Rejection> {
+    for (relation, uses) in relation_uses(claim) {
+        let max = if relation == STEPS { OPCODE_USES_MAX } else { u64::from(P).saturating_sub(1) };
         if uses > max {
             return refuse(format!("relation {relation}: {uses} uses, at most {max} are allowed"));
         }

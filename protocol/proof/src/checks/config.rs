@@ -45,7 +45,10 @@ pub(crate) fn preprocessed_root(proof: &CairoProof) -> Result<(), Rejection> {
         Some(root) if *root == pinned => Ok(()),
         found => Rejection::because(
             Check::PreprocessedRoot,
-            format!("commitment 0 is {}, must be {pinned}", found.map_or_else(|| "missing".into(), ToString::to_string)),
+            format!(
+                "commitment 0 is {}, must be {pinned}",
+                found.map_or_else(|| "missing".into(), ToString::to_string)
+            ),
         ),
     }
 }

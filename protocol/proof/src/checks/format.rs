@@ -23,14 +23,15 @@ use crate::components;
 use crate::envelope::CairoProof;
 use crate::felts;
 use crate::policy::{
-    BIG_TABLES_MAX, FOLD_STEP, INCLUDE_ALL_PREPROCESSED_COLUMNS, LOG_LAST_LAYER_DEGREE_BOUND, LOG_SIZE_MAX, LOG_SIZE_MIN,
-    LOG_SIZE_SEQUENCE_MAX, QUERIES, VARIANT,
+    BIG_TABLES_MAX, FOLD_STEP, INCLUDE_ALL_PREPROCESSED_COLUMNS, LOG_LAST_LAYER_DEGREE_BOUND, LOG_SIZE_MAX,
+    LOG_SIZE_MIN, LOG_SIZE_SEQUENCE_MAX, QUERIES, VARIANT,
 };
 
 /// Trees: preprocessed, trace, interaction, composition.
 const TREES: usize = 4;
 /// The composition polynomial is committed as two halves of four coordinates each.
 const COMPOSITION_COLUMNS: usize = 8;
+const LAST_LAYER_COEFFICIENTS: usize = 1 << LOG_LAST_LAYER_DEGREE_BOUND;
 
 fn refuse<T>(reason: impl Into<String>) -> Result<T, Rejection> {
     Rejection::because(Check::Format, reason)
@@ -122,7 +123,10 @@ pub(crate) fn sizes(claim: &CairoClaim, interaction: &CairoInteractionClaim) -> 
     }
     let Some(big) = &claim.memory_id_to_big else { return refuse("memory_id_to_big is missing") };
     if big.big_log_sizes.is_empty() || big.big_log_sizes.len() > BIG_TABLES_MAX {
-        return refuse(format!("memory_id_to_big: {} tables, allowed are 1 to {BIG_TABLES_MAX}", big.big_log_sizes.len()));
+        return refuse(format!(
+            "memory_id_to_big: {} tables, allowed are 1 to {BIG_TABLES_MAX}",
+            big.big_log_sizes.len()
+        ));
     }
     for size in &big.big_log_sizes {
         if !(LOG_SIZE_MIN..=LOG_SIZE_SEQUENCE_MAX).contains(size) {
@@ -181,9 +185,11 @@ fn fri_shape(proof: &CairoProof, log_size: u32) -> Result<(), Rejection> {
     if fri.inner_layers.len() != expected {
         return refuse(format!("{} inner FRI layers, must be {expected}", fri.inner_layers.len()));
     }
-    let last = &fri.last_layer_poly;
-    if last.len() != 1 << LOG_LAST_LAYER_DEGREE_BOUND || *last != LinePoly::new(last.to_vec()) {
-        return refuse(format!("last FRI layer: must be exactly {} coefficients", 1 << LOG_LAST_LAYER_DEGREE_BOUND));
+    // The polynomial states its size a second time, in a private field that its `len` and its evaluation believe: count
+    // the coefficients themselves, and compare with a polynomial made of them.
+    let last: &[SecureField] = &fri.last_layer_poly;
+    if last.len() != LAST_LAYER_COEFFICIENTS || fri.last_layer_poly != LinePoly::new(last.to_vec()) {
+        return refuse(format!("last FRI layer: must be exactly {LAST_LAYER_COEFFICIENTS} coefficients"));
     }
     Ok(())
 }
@@ -192,12 +198,8 @@ fn fri_shape(proof: &CairoProof, log_size: u32) -> Result<(), Rejection> {
 /// the components panics for claims that do not match; the checks of `claims` come first.
 pub(crate) fn masks(proof: &CairoProof, log_size: u32) -> Result<(), Rejection> {
     let table = VARIANT.to_preprocessed_trace();
-    let built = CairoComponents::new(
-        &proof.claim,
-        &CommonLookupElements::dummy(),
-        &proof.interaction_claim,
-        &table.ids(),
-    );
+    let built =
+        CairoComponents::new(&proof.claim, &CommonLookupElements::dummy(), &proof.interaction_claim, &table.ids());
     let components = Components { components: built.components(), n_preprocessed_columns: table.columns.len() };
     if components.composition_log_degree_bound() != log_size.saturating_add(1) {
         return refuse("a constraint's degree does not match the largest component");
@@ -209,7 +211,9 @@ pub(crate) fn masks(proof: &CairoProof, log_size: u32) -> Result<(), Rejection> 
             return refuse(format!("tree {tree}: {} sampled columns, must be {}", values.len(), points.len()));
         }
         if let Some(column) = points.iter().zip(values).position(|(points, values)| points.len() != values.len()) {
-            return refuse(format!("tree {tree}, column {column}: not sampled at exactly the points its constraints read"));
+            return refuse(format!(
+                "tree {tree}, column {column}: not sampled at exactly the points its constraints read"
+            ));
         }
     }
     Ok(())

@@ -4,11 +4,11 @@ use cairo_air::air::{PublicSegmentRanges, SegmentRange};
 
 pub(crate) mod claims;
 pub(crate) mod config;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub(crate) mod format;
 pub(crate) mod public;
 pub(crate) mod tasks;
-#[cfg(test)]
-pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 

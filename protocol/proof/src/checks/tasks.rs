@@ -34,14 +34,19 @@ pub(crate) fn parse(words: &[Felt]) -> Result<Vec<Task>, Rejection> {
     }
     let mut tasks = Vec::new();
     for index in 0..TASKS {
-        let [size, program_hash, ..] = rest else { return refuse(format!("task {index}: the output ends in its header")) };
+        let [size, program_hash, ..] = rest else {
+            return refuse(format!("task {index}: the output ends in its header"));
+        };
         let Some(size) = size.to_u64().filter(|size| *size >= TASK_HEADER_WORDS) else {
             return refuse(format!("task {index}: size {size} does not cover its own header"));
         };
         let Some((task, after)) = usize::try_from(size).ok().and_then(|size| rest.split_at_checked(size)) else {
             return refuse(format!("task {index}: size {size} reaches past the output"));
         };
-        tasks.push(Task { program_hash: *program_hash, output: task.iter().skip(TASK_HEADER_WORDS as usize).copied().collect() });
+        tasks.push(Task {
+            program_hash: *program_hash,
+            output: task.iter().skip(TASK_HEADER_WORDS as usize).copied().collect(),
+        });
         rest = after;
     }
     if rest.is_empty() { Ok(tasks) } else { refuse(format!("{} words after the last task", rest.len())) }

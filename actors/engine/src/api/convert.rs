@@ -1,0 +1,203 @@
+//! From records of the ledger, the network and the store to what readers see.
+
+use std::time::Duration;
+
+use ledger::explain::{JobExplained, Standing};
+use ledger::query;
+use network::{NetworkHandle, PeerInfo};
+use types::block::DecidedBlock;
+use types::ids::TimeMs;
+use types::keys::PublicKey;
+use types::transaction::{Action, Transaction};
+use types::validator::ValidatorSet;
+
+use super::views::{
+    BlockView, ComponentHealth, EvidenceView, ExplainView, HealthView, JobView, NetView, PeerView, ProverView, RankView,
+    TxView, ValidatorView,
+};
+use crate::wiring::{Wiring, wall_clock};
+
+/// A node is not ready in its first seconds.
+const UPTIME_MIN: Duration = Duration::from_secs(5);
+/// Blocks behind the best peer from which a node counts as catching up.
+const BEHIND_MAX: u64 = 3;
+/// Paces without a block after which consensus counts as stalled.
+const STALL_PACES: u64 = 5;
+/// Time added to that, ms: rounds take time.
+const STALL_MS: u64 = 15_000;
+
+pub(super) fn block(decided: &DecidedBlock) -> BlockView {
+    let header = &decided.block.header;
+    BlockView {
+        height: header.height,
+        hash: header.id(),
+        parent: header.parent,
+        time_ms: header.time_ms,
+        proposer: header.proposer,
+        state_root_before: header.state_root,
+        round: decided.certificate.round.0,
+        signers: decided.certificate.signatures.iter().map(|(key, _)| *key).collect(),
+        transactions: decided.block.transactions.iter().map(transaction).collect(),
+    }
+}
+
+fn transaction(tx: &Transaction) -> TxView {
+    let kind = match tx {
+        Transaction::Certify { .. } => "certify",
+        Transaction::Evidence(_) => "evidence",
+        Transaction::Signed(tx) | Transaction::Submission { tx, .. } => match &tx.content.action {
+            Action::Transfer { .. } => "transfer",
+            Action::SubmitJob(_) => "submit_job",
+            Action::CancelJob { .. } => "cancel_job",
+            Action::RegisterProver { .. } => "register_prover",
+            Action::UpdateProver { .. } => "update_prover",
+            Action::ExitProver => "exit_prover",
+            Action::CommitClaim { .. } => "commit_claim",
+            Action::Decline { .. } => "decline",
+            Action::RegisterValidator { .. } => "register_validator",
+            Action::UpdateValidator { .. } => "update_validator",
+            Action::ExitValidator { .. } => "exit_validator",
+            Action::Attest { .. } => "attest",
+        },
+    };
+    let signed = tx.signed().map(|s| &s.content);
+    TxView { tx_id: tx.id(), kind: kind.into(), sender: signed.map(|s| s.sender), nonce: signed.map(|s| s.nonce) }
+}
+
+pub(super) fn validators(set: &ValidatorSet, records: &[query::ValidatorView], net: Option<&NetworkHandle>) -> Vec<ValidatorView> {
+    let view = |key: PublicKey, power: u64| ValidatorView {
+        key,
+        power,
+        account: records.iter().find(|r| r.key == key).map(|r| r.account),
+        peer_id: net.and_then(|n| n.peer_of(&key)).map(|p| p.to_string()),
+    };
+    set.validators().iter().map(|v| view(v.key, v.power)).collect()
+}
+
+pub(super) fn explain(explained: &JobExplained, job: &JobView) -> ExplainView {
+    let task = explained.tasks.first();
+    let summary = match (&job.error, task) {
+        (Some(error), _) => format!("the job ended {:?}: {error}", job.status).to_lowercase(),
+        (None, _) if job.status.is_terminal() => format!("the job ended {:?}", job.status).to_lowercase(),
+        (None, Some(task)) => task.text.clone(),
+        (None, None) => "the job has no task".into(),
+    };
+    let ranks = task.map(|t| t.candidates.as_slice()).unwrap_or_default().iter().zip(0u32..).map(|(c, i)| RankView {
+        rank: c.rank.and_then(|r| u32::try_from(r).ok()).unwrap_or(i),
+        prover: c.prover,
+        eligible_now: c.standing == Standing::May,
+        note: standing(&c.standing, explained.now_ms),
+    });
+    ExplainView { summary, reasons: explained.tasks.iter().map(|t| t.text.clone()).collect(), ranks: ranks.collect() }
+}
+
+fn standing(standing: &Standing, now: TimeMs) -> String {
+    match standing {
+        Standing::May => "may commit a claim now".into(),
+        Standing::From { at_ms } => format!("may commit a claim in {} ms of block time", at_ms.since(now)),
+        Standing::Declined { reason } => format!("declined this attempt: {reason:?}").to_lowercase(),
+        Standing::Rejected { check } => format!("its claim was rejected: check {check} failed"),
+        Standing::Steps { steps_max } => format!("takes at most {steps_max} steps"),
+        Standing::Leaving => "is leaving".into(),
+        Standing::NotRegistered => "is not registered".into(),
+    }
+}
+
+pub(super) fn prover(p: &query::ProverView, now: TimeMs) -> ProverView {
+    ProverView {
+        account: p.prover,
+        weight: p.weight,
+        steps_max: p.steps_max,
+        deposit: p.deposit,
+        ineligible_until_ms: (p.ineligible_until_ms > now).then_some(p.ineligible_until_ms),
+    }
+}
+
+pub(super) fn offence(o: &query::OffenceView) -> EvidenceView {
+    EvidenceView {
+        offence: o.offence.to_string(),
+        kind: format!("{:?}", o.kind).to_lowercase(),
+        offender: o.validator,
+        height: o.height,
+        recorded_height: o.recorded_height,
+        slashed: o.slashed,
+    }
+}
+
+pub(super) fn net(net: &NetworkHandle, own: Option<PublicKey>, set: &ValidatorSet) -> NetView {
+    let peers = net.peers();
+    let ours = own.filter(|key| set.power_of(key).is_some());
+    let theirs = peers.iter().filter_map(|p| p.validator).filter(|key| set.power_of(key).is_some() && Some(*key) != ours);
+    NetView {
+        peer_id: net.peer_id().to_string(),
+        listen: net.addresses().iter().map(ToString::to_string).collect(),
+        validators_connected: theirs.count() + usize::from(ours.is_some()),
+        mesh: net.mesh_status().into_iter().map(|m| (m.topic.name().to_owned(), m.mesh.len())).collect(),
+        peers: peers.len(),
+    }
+}
+
+pub(super) fn peer(p: &PeerInfo) -> PeerView {
+    PeerView {
+        peer_id: p.peer_id.to_string(),
+        address: p.address.to_string(),
+        direction: if p.outbound { "out" } else { "in" }.into(),
+        validator: p.validator,
+        height: p.height,
+        score_milli: score_milli(p.score),
+        rtt_ms: p.rtt.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+    }
+}
+
+/// A score in thousandths; scores stay far below the range of `i64`.
+#[expect(clippy::cast_possible_truncation, reason = "float to integer casts saturate, and scores are small")]
+fn score_milli(score: f64) -> i64 {
+    (score * 1000.0) as i64
+}
+
+fn component(name: &str, problem: Option<(&str, String)>) -> ComponentHealth {
+    let (status, message) = problem.map_or(("healthy", "ok".to_owned()), |(status, message)| (status, message));
+    ComponentHealth { name: name.into(), status: status.into(), message, response_time_ms: 0 }
+}
+
+pub(super) fn health(wiring: &Wiring, uptime: Duration) -> HealthView {
+    let view = wiring.view();
+    let pace = if view.work { view.params.block_ms } else { view.params.empty_block_ms };
+    let quiet = wall_clock().since(view.applied_ms);
+    let target = u64::try_from(wiring.metrics.sync_target.get()).unwrap_or(0);
+    let behind = target.saturating_sub(view.head.height.0);
+    let stalled = quiet > pace.saturating_mul(STALL_PACES).saturating_add(STALL_MS);
+    let consensus = if behind > BEHIND_MAX {
+        Some(("degraded", format!("catching up: {behind} blocks behind")))
+    } else if stalled {
+        Some(("unhealthy", format!("no block for {} s at height {}", quiet / 1000, view.head.height)))
+    } else {
+        None
+    };
+    let reach = wiring.net.get().map(|n| net(&n, wiring.validator, &view.set));
+    let network = match &reach {
+        None => Some(("unhealthy", "the swarm is restarting".to_owned())),
+        Some(n) if view.set.validators().len() > 1 && n.peers == 0 => Some(("unhealthy", "no peer is connected".to_owned())),
+        Some(n) if n.validators_connected * 3 <= view.set.validators().len() * 2 => {
+            Some(("degraded", format!("{} of {} validators connected", n.validators_connected, view.set.validators().len())))
+        }
+        Some(_) => None,
+    };
+    let usage = wiring.blobs.usage();
+    let database = (usage.used >= usage.budget / 10 * 9)
+        .then(|| ("degraded", format!("blobs use {} of {} bytes", usage.used, usage.budget)));
+    let prover = wiring.prover_status.borrow().clone();
+    let workers = (prover.state == "backing_off").then(|| ("degraded", prover.reason.clone()));
+    let stopping = wiring.stop.reason().map(|reason| format!("the node is stopping: {reason:?}"));
+    let problem = |c: &Option<(&str, String)>| c.as_ref().map(|(_, message)| message.clone());
+    let starting = (uptime < UPTIME_MIN).then(|| "started less than 5 s ago".to_owned());
+    let not_ready = stopping.or_else(|| problem(&consensus)).or_else(|| problem(&network)).or(starting);
+    let components = vec![
+        component("consensus", consensus),
+        component("database", database),
+        component("network", network),
+        component("workers", workers),
+    ];
+    let worst = ["unhealthy", "degraded"].into_iter().find(|s| components.iter().any(|c| c.status == *s));
+    HealthView { status: worst.unwrap_or("healthy").into(), components, not_ready }
+}

@@ -1,0 +1,302 @@
+//! Submissions on their way into a block: gathers the validators' signatures that they hold the input.
+//!
+//! A validator signs only for blobs that it has fetched and inspected in a sandboxed child: kind and program hash must be what
+//! the specification says. Signatures are gossiped, so any node that saw the submission completes it, even when the node that
+//! accepted it is gone. Inbox: 512 messages. Held: [`HELD_MAX`] submissions, the oldest leaves first; what it means for the
+//! client is `pending`, and to submit again. Restart: peers' signatures and the client's retry bring submissions back.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ledger::TxCode;
+use network::{GossipMessage, MessageId, PeerId, Verdict as Judgement};
+use prover::worker::WorkerConfig;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::{Semaphore, oneshot};
+use types::gossip::TxMessage;
+use types::ids::TxId;
+use types::job::{JobSpec, OutputRule, ProgramKind};
+use types::keys::SecretKey;
+use types::transaction::{Action, AvailabilitySig, SignedTx, Transaction};
+
+use crate::api::ApiError;
+use crate::app::blobs;
+use crate::app::mempool::{Admission, MempoolMsg};
+use crate::mailbox::{Letter, Sent};
+use crate::wiring::Wiring;
+
+/// Submissions held.
+const HELD_MAX: usize = 256;
+/// Signatures held for submissions not seen yet.
+const EARLY_MAX: usize = 1024;
+/// Inputs fetched and inspected at once.
+const INSPECTIONS_MAX: usize = 2;
+/// Time to fetch an input.
+const FETCH_LIMIT: Duration = Duration::from_secs(30);
+/// Time to inspect a program.
+const INSPECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Messages.
+#[derive(Debug)]
+pub enum AvailabilityMsg {
+    /// A submission, from gossip or from an own client.
+    Offer {
+        /// For the judgement, if it came by gossip.
+        id: Option<MessageId>,
+        /// Who sent it here.
+        source: Option<PeerId>,
+        /// The signed submission.
+        tx: Box<SignedTx>,
+    },
+    /// An own client's submission; the client waits.
+    Submit {
+        /// The signed submission.
+        tx: Box<SignedTx>,
+        /// Told once it is taken in or refused.
+        reply: oneshot::Sender<Admission>,
+    },
+    /// A validator's signature, from gossip.
+    Signature {
+        /// For the judgement.
+        id: MessageId,
+        /// The submission.
+        tx: TxId,
+        /// The signature.
+        signature: AvailabilitySig,
+    },
+    /// This validator's own answer about a submission.
+    Checked {
+        /// The submission.
+        tx: TxId,
+        /// Why it does not sign, if so.
+        result: Result<(), String>,
+    },
+    /// Whether a submission is waiting here.
+    Has {
+        /// The submission.
+        id: TxId,
+        /// The answer.
+        reply: oneshot::Sender<bool>,
+    },
+    /// A block was applied.
+    Head,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct Availability;
+
+/// What it is started with.
+#[derive(Clone, Debug)]
+pub struct AvailabilityArgs {
+    /// Where everything is.
+    pub wiring: Wiring,
+    /// Signs, if this node validates.
+    pub key: Option<SecretKey>,
+    /// How inspecting children are bounded.
+    pub executor: WorkerConfig,
+}
+
+#[derive(Debug)]
+struct Held {
+    tx: SignedTx,
+    signatures: BTreeMap<types::keys::PublicKey, AvailabilitySig>,
+    handed_on: bool,
+}
+
+/// Its state.
+#[derive(Debug)]
+pub struct AvailabilityState {
+    args: AvailabilityArgs,
+    held: BTreeMap<TxId, Held>,
+    order: VecDeque<TxId>,
+    early: VecDeque<(TxId, AvailabilitySig)>,
+    permits: Arc<Semaphore>,
+}
+
+impl Actor for Availability {
+    type Msg = Letter<AvailabilityMsg>;
+    type State = AvailabilityState;
+    type Arguments = AvailabilityArgs;
+
+    async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: AvailabilityArgs) -> Result<AvailabilityState, ActorProcessingErr> {
+        args.wiring.mail.availability.attach(myself);
+        let permits = Arc::new(Semaphore::new(INSPECTIONS_MAX));
+        Ok(AvailabilityState { args, held: BTreeMap::new(), order: VecDeque::new(), early: VecDeque::new(), permits })
+    }
+
+    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut AvailabilityState) -> Result<(), ActorProcessingErr> {
+        match letter.message {
+            AvailabilityMsg::Offer { id, source, tx } => {
+                let judgement = match take(state, *tx, source) {
+                    Ok((_, true)) => Judgement::Accept,
+                    Ok((_, false)) => Judgement::Ignore,
+                    Err(error) if error.code == TxCode::BadSignature.name() => Judgement::Reject,
+                    Err(_) => Judgement::Ignore,
+                };
+                if let Some(id) = id {
+                    state.args.wiring.net.report(id, judgement);
+                }
+            }
+            AvailabilityMsg::Submit { tx, reply } => {
+                let message = TxMessage::Offer((*tx).clone());
+                let taken = take(state, *tx, None).map(|(id, _)| id);
+                if taken.is_ok() {
+                    state.args.wiring.net.publish(&GossipMessage::Tx(Box::new(message)));
+                }
+                reply.send(taken).ok();
+            }
+            AvailabilityMsg::Signature { id, tx, signature } => {
+                let judgement = sign_in(state, tx, signature);
+                state.args.wiring.net.report(id, judgement);
+            }
+            AvailabilityMsg::Checked { tx, result } => checked(state, tx, result),
+            AvailabilityMsg::Has { id, reply } => {
+                reply.send(state.held.contains_key(&id)).ok();
+            }
+            AvailabilityMsg::Head => sweep(state),
+        }
+        Ok(())
+    }
+}
+
+/// Takes a submission in; whether it is new.
+fn take(state: &mut AvailabilityState, tx: SignedTx, source: Option<PeerId>) -> Result<(TxId, bool), ApiError> {
+    let id = tx.id();
+    if state.held.contains_key(&id) {
+        return Ok((id, false));
+    }
+    let view = state.args.wiring.view();
+    ledger::precheck::check_submission(&view.state, &tx, view.head.time_ms)?;
+    let Action::SubmitJob(spec) = &tx.content.action else {
+        return Err(ApiError::new("not_a_submission", "only a job's submission gathers availability signatures"));
+    };
+    let spec = (**spec).clone();
+    if state.held.len() >= HELD_MAX
+        && let Some(oldest) = state.order.pop_front()
+    {
+        state.held.remove(&oldest);
+    }
+    let mut signatures = BTreeMap::new();
+    for (_, signature) in state.early.iter().filter(|(tx, _)| *tx == id) {
+        signatures.insert(signature.validator, *signature);
+    }
+    state.early.retain(|(tx, _)| *tx != id);
+    state.held.insert(id, Held { tx, signatures, handed_on: false });
+    state.order.push_back(id);
+    inspect(state, id, spec, source);
+    hand_on(state, id);
+    Ok((id, true))
+}
+
+/// Fetches and inspects the input; a node without a vote fetches it too, so that it can serve it.
+fn inspect(state: &AvailabilityState, id: TxId, spec: JobSpec, source: Option<PeerId>) {
+    let (args, permits) = (state.args.clone(), Arc::clone(&state.permits));
+    tokio::spawn(async move {
+        let result = match permits.acquire().await {
+            Ok(_permit) => check_input(&args, &spec, source).await,
+            Err(_) => Err("stopping".into()),
+        };
+        let _closed = args.wiring.mail.availability.send_owed(AvailabilityMsg::Checked { tx: id, result });
+    });
+}
+
+async fn check_input(args: &AvailabilityArgs, spec: &JobSpec, source: Option<PeerId>) -> Result<(), String> {
+    let program = blobs::ensure(&args.wiring, spec.program.hash, source, FETCH_LIMIT).await.map_err(|e| e.to_string())?;
+    if program.len() as u64 != spec.program.bytes {
+        return Err(format!("program.bytes: {} in the specification, the blob has {}", spec.program.bytes, program.len()));
+    }
+    if let Some(blob) = &spec.args {
+        let bytes = blobs::ensure(&args.wiring, blob.hash, source, FETCH_LIMIT).await.map_err(|e| e.to_string())?;
+        if bytes.len() as u64 != blob.bytes {
+            return Err(format!("args.bytes: {} in the specification, the blob has {}", blob.bytes, bytes.len()));
+        }
+        prover::args::Arguments::parse(spec.kind, Some(&bytes)).map_err(|e| e.to_string())?;
+    }
+    let found = prover::worker::inspect(&args.executor, program, Some(spec.hash_function), INSPECT_LIMIT)
+        .await
+        .map_err(|e| e.to_string())?;
+    if found.kind != spec.kind {
+        return Err(format!("kind: {:?} in the specification, the program is {:?}", spec.kind, found.kind));
+    }
+    if found.program_hash != spec.program_hash {
+        return Err(format!("program_hash: {} in the specification, the program's is {}", spec.program_hash, found.program_hash));
+    }
+    if spec.kind == ProgramKind::Pie {
+        let OutputRule::Exact(words) = &spec.output_rule else { return Err("output_rule: a PIE needs its exact output".into()) };
+        if found.pie_output.as_ref() != Some(words) {
+            return Err("output_rule: not the output of the PIE".into());
+        }
+    }
+    Ok(())
+}
+
+fn checked(state: &mut AvailabilityState, id: TxId, result: Result<(), String>) {
+    let Some(held) = state.held.get_mut(&id) else { return };
+    match (result, &state.args.key) {
+        (Err(why), _) => tracing::warn!(tx = %id, %why, "input refused or not to be had: no availability signature"),
+        (Ok(()), None) => {}
+        (Ok(()), Some(key)) => {
+            let signature = AvailabilitySig::sign(&id, key, &state.args.wiring.genesis_hash);
+            held.signatures.insert(signature.validator, signature);
+            let message = TxMessage::Availability { tx: id, signature };
+            state.args.wiring.net.publish(&GossipMessage::Tx(Box::new(message)));
+            hand_on(state, id);
+        }
+    }
+}
+
+fn sign_in(state: &mut AvailabilityState, id: TxId, signature: AvailabilitySig) -> Judgement {
+    let view = state.args.wiring.view();
+    if view.set.power_of(&signature.validator).is_none() {
+        return Judgement::Ignore;
+    }
+    if !signature.verify(&id, &state.args.wiring.genesis_hash) {
+        return Judgement::Reject;
+    }
+    match state.held.get_mut(&id) {
+        Some(held) => {
+            held.signatures.insert(signature.validator, signature);
+            hand_on(state, id);
+        }
+        None => {
+            if state.early.len() >= EARLY_MAX {
+                state.early.pop_front();
+            }
+            state.early.push_back((id, signature));
+        }
+    }
+    Judgement::Accept
+}
+
+/// Gives a submission to the mempool once more than one third of the power holds its input.
+fn hand_on(state: &mut AvailabilityState, id: TxId) {
+    let view = state.args.wiring.view();
+    let Some(held) = state.held.get_mut(&id) else { return };
+    let signers = held.signatures.values().filter(|s| view.set.power_of(&s.validator).is_some());
+    let availability: Vec<AvailabilitySig> = signers.copied().collect();
+    let power = availability.iter().filter_map(|s| view.set.power_of(&s.validator)).fold(0, u64::saturating_add);
+    if held.handed_on || !view.set.is_honest(power) {
+        return;
+    }
+    let tx = Transaction::Submission { tx: held.tx.clone(), availability };
+    if state.args.wiring.mail.mempool.send(MempoolMsg::Own { tx: Box::new(tx) }) == Sent::Accepted {
+        held.handed_on = true;
+    }
+}
+
+/// Drops submissions that are in a block, or that the ledger would not take any more.
+fn sweep(state: &mut AvailabilityState) {
+    let view = state.args.wiring.view();
+    let stale = |held: &Held| ledger::precheck::check_submission(&view.state, &held.tx, view.head.time_ms).is_err();
+    let gone: Vec<TxId> = state.held.iter().filter(|(_, held)| stale(held)).map(|(id, _)| *id).collect();
+    for id in gone {
+        state.held.remove(&id);
+    }
+    state.order.retain(|id| state.held.contains_key(id));
+    let waiting: Vec<TxId> = state.held.iter().filter(|(_, held)| !held.handed_on).map(|(id, _)| *id).collect();
+    for id in waiting {
+        hand_on(state, id);
+    }
+}

@@ -1,0 +1,61 @@
+//! What an engine is started with. The caller has read files, checked keys and locked the home already.
+
+use std::path::PathBuf;
+
+use types::genesis::Genesis;
+use types::keys::SecretKey;
+
+/// Configuration of one node's engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Home folder, locked by the caller.
+    pub home: PathBuf,
+    /// The genesis document, checked.
+    pub genesis: Genesis,
+    /// Seed of the libp2p identity.
+    pub node_key_seed: [u8; 32],
+    /// Consensus key; none for a node that only follows.
+    pub consensus_key: Option<SecretKey>,
+    /// Account that is paid for recording certificates.
+    pub account: types::keys::PublicKey,
+    /// Prover role.
+    pub prover: Option<ProverConfig>,
+    /// Child that inspects and re-executes programs.
+    pub executor: ExecutorConfig,
+    /// Multiaddresses to listen on.
+    pub listen: Vec<String>,
+    /// Multiaddresses others can dial, if they differ.
+    pub external: Vec<String>,
+    /// Multiaddresses of nodes to join through.
+    pub bootstrap: Vec<String>,
+    /// Network of one machine: no limits per address.
+    pub testnet: bool,
+    /// Bytes the node may keep on disk for blobs.
+    pub disk_budget_bytes: u64,
+}
+
+/// Configuration of the prover role.
+#[derive(Clone, Debug)]
+pub struct ProverConfig {
+    /// Key that proves, signs claims and is paid.
+    pub key: SecretKey,
+    /// Binary whose hidden subcommand is the worker.
+    pub worker_exe: PathBuf,
+    /// Threads of the worker.
+    pub threads: usize,
+    /// Memory the worker may use, bytes.
+    pub memory_bytes: u64,
+    /// Warm data is dropped after this long without a job, ms.
+    pub idle_ms: u64,
+}
+
+/// Configuration of the executor child.
+#[derive(Clone, Debug)]
+pub struct ExecutorConfig {
+    /// Binary whose hidden subcommand is the executor.
+    pub worker_exe: PathBuf,
+    /// Memory it may use, bytes.
+    pub memory_bytes: u64,
+    /// CPU seconds it may use.
+    pub seconds_max: u64,
+}

@@ -1,0 +1,3 @@
+//! The edge subtree: what readers see.
+
+pub mod events;

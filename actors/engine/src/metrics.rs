@@ -1,0 +1,89 @@
+//! The engine's numbers, under the names that operators' dashboards use. Labels are bounded: no job or validator ids.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+/// All metrics of one engine.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Height of the last applied block.
+    pub height: IntGauge,
+    /// Round of the running height.
+    pub round: IntGauge,
+    /// Highest height a peer claims.
+    pub sync_target: IntGauge,
+    /// Transactions applied.
+    pub transactions: IntCounter,
+    /// Transactions waiting.
+    pub mempool: IntGauge,
+    /// From block to block.
+    pub block_seconds: Histogram,
+    /// Applying a decided block: execution (if new), batch, view.
+    pub commit_seconds: Histogram,
+    /// One flush of consensus log and guard.
+    pub flush_seconds: Histogram,
+    /// Own verdicts by answer.
+    pub votes: IntCounterVec,
+    /// Checking one claim, fetching included.
+    pub verify_seconds: Histogram,
+    /// Own proofs, from turn to checked proof.
+    pub prove_seconds: Histogram,
+    /// Jobs that are not terminal.
+    pub jobs_pending: IntGauge,
+    /// Seconds since the start.
+    pub uptime: IntGauge,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When two metrics share a name: a mistake in this file.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| -> Result<Histogram, prometheus::Error> {
+            let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let short = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+        let long = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
+        let transactions = IntCounter::new("proofmesh_transactions_applied_total", "Transactions in applied blocks.")?;
+        registry.register(Box::new(transactions.clone()))?;
+        let votes = IntCounterVec::new(Opts::new("consensus_votes_total", "Own verdicts on claims, by answer."), &["verdict"])?;
+        registry.register(Box::new(votes.clone()))?;
+        Ok(Self {
+            height: gauge("block_height", "Height of the last applied block.")?,
+            round: gauge("consensus_current_view", "Round of the running height.")?,
+            sync_target: gauge("proofmesh_sync_target_height", "Highest height a peer in good standing claims.")?,
+            mempool: gauge("proofmesh_mempool_transactions", "Transactions that wait for a block.")?,
+            jobs_pending: gauge("jobs_in_queue", "Jobs that are not terminal.")?,
+            uptime: gauge("service_uptime_seconds", "Seconds since the engine started.")?,
+            block_seconds: histogram("consensus_finalization_duration_seconds", "From applied block to applied block.", &long)?,
+            commit_seconds: histogram("block_processing_duration_seconds", "Applying a decided block.", &short)?,
+            flush_seconds: histogram("consensus_persistence_duration_seconds", "One flush of consensus log and guard.", &short)?,
+            verify_seconds: histogram("consensus_vote_duration_seconds", "Checking a claim, fetching its bytes included.", &long)?,
+            prove_seconds: histogram("job_execution_duration_seconds", "Own proofs, from turn to checked proof.", &long)?,
+            transactions,
+            votes,
+            registry,
+        })
+    }
+
+    /// The registry as Prometheus text.
+    ///
+    /// # Errors
+    /// When encoding fails.
+    pub fn text(&self) -> Result<String, prometheus::Error> {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        String::from_utf8(out).map_err(|e| prometheus::Error::Msg(e.to_string()))
+    }
+}

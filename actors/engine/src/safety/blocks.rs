@@ -1,0 +1,168 @@
+//! Work on blocks off the async threads: building, checking, fetching, and the view after a commit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ledger::{CheckOutcome, Executed};
+use ractor::{ActorProcessingErr, ActorRef};
+use storage::Snapshot;
+use tokio::sync::oneshot;
+use types::block::Block;
+use types::ids::{BlockId, Height, JobId, Round, StateRoot, TimeMs};
+use types::rpc_sync::{Request, Response};
+use types::vote::CommitCertificate;
+
+use super::consensus::ConsensusMsg;
+use crate::app::availability::AvailabilityMsg;
+use crate::app::mempool::MempoolMsg;
+use crate::app::scheduler::SchedulerMsg;
+use crate::app::votes::VotesMsg;
+use crate::mailbox::{Letter, Sent};
+use crate::net::sync::SyncMsg;
+use crate::wiring::{ChainView, Wiring, wall_clock};
+
+/// Longest wait for the mempool's offer; a block without transactions is better than none.
+const OFFER_LIMIT: Duration = Duration::from_millis(300);
+/// Peers asked for a proposed block, one after the other.
+const FETCH_PEERS: usize = 8;
+
+/// What became of a proposed block.
+#[derive(Debug)]
+pub enum Checked {
+    /// Valid, with its effects.
+    Valid(Executed),
+    /// Wrong on every node for ever.
+    Invalid(String),
+    /// Not to be judged now.
+    Withhold(String),
+    /// This node's store or code failed.
+    Failed(String),
+}
+
+/// The view of a state.
+///
+/// # Errors
+/// When the state can't be read.
+pub fn view(
+    state: Snapshot,
+    certificate: Option<CommitCertificate>,
+    root: StateRoot,
+    applied_ms: TimeMs,
+) -> Result<ChainView, ActorProcessingErr> {
+    let head = ledger::head(&state)?;
+    let set = ledger::validator_set(&state, head.height.next())?.ok_or("the next height has no validator set")?;
+    let params = ledger::state::params(&state)?;
+    let work = ledger::has_work(&state)?;
+    Ok(ChainView { head, certificate, state, root, params, set, work, applied_ms })
+}
+
+/// Builds a block for a round; the answer comes as a message, or never when the height is over.
+pub fn build(wiring: &Wiring, consensus: &ActorRef<Letter<ConsensusMsg>>, height: Height, round: Round) {
+    let (wiring, consensus) = (wiring.clone(), consensus.clone());
+    tokio::spawn(async move {
+        let view = wiring.view();
+        let Some(proposer) = wiring.validator.filter(|_| view.head.height.next() == height) else { return };
+        let (reply, offer) = oneshot::channel();
+        let candidates = match wiring.mail.mempool.send_owed(MempoolMsg::Offer { reply }) {
+            Sent::Accepted => tokio::time::timeout(OFFER_LIMIT, offer).await.ok().and_then(Result::ok).unwrap_or_default(),
+            Sent::Full | Sent::Closed => Vec::new(),
+        };
+        let built = tokio::task::spawn_blocking(move || {
+            let built = ledger::build_block(&view.state, view.certificate.as_ref(), proposer, wall_clock(), &candidates)?;
+            let executed = ledger::apply_block(&view.state, &built.block)?;
+            Ok::<_, ledger::ApplyError>((built, executed))
+        });
+        match built.await {
+            Ok(Ok((built, executed))) => {
+                for (id, why) in &built.dropped {
+                    tracing::debug!(tx = %id, %why, "candidate dropped");
+                }
+                let message = ConsensusMsg::Built { height, round, built: Box::new((built.block, executed)) };
+                let _closed = wiring.mail.consensus.send_owed(message);
+            }
+            Ok(Err(error)) => tracing::error!(%height, %error, "block not built"),
+            Err(error) => consensus.stop(Some(format!("building a block failed: {error}"))),
+        }
+    });
+}
+
+/// Checks a block against the applied chain; the answer comes as a message. `known` are its effects, if it was executed here.
+pub fn check(
+    wiring: &Wiring,
+    consensus: &ActorRef<Letter<ConsensusMsg>>,
+    height: Height,
+    round: Round,
+    block: Arc<Block>,
+    known: Option<Executed>,
+    after: Duration,
+) {
+    let (wiring, consensus) = (wiring.clone(), consensus.clone());
+    tokio::spawn(async move {
+        tokio::time::sleep(after).await;
+        let outcome = match known {
+            Some(executed) => Ok(Checked::Valid(executed)),
+            None => {
+                let (view, body) = (wiring.view(), Arc::clone(&block));
+                if view.head.height.next() != height {
+                    return;
+                }
+                tokio::task::spawn_blocking(move || match ledger::check_block(&view.state, &body, wall_clock()) {
+                    Ok(CheckOutcome::Valid(executed)) => Checked::Valid(*executed),
+                    Ok(CheckOutcome::Invalid(why)) => Checked::Invalid(why.to_string()),
+                    Ok(CheckOutcome::Withhold(why)) => Checked::Withhold(why.to_string()),
+                    Err(error) => Checked::Failed(error.to_string()),
+                })
+                .await
+            }
+        };
+        match outcome {
+            Ok(outcome) => {
+                let message = ConsensusMsg::Checked { height, round, block, outcome: Box::new(outcome) };
+                let _closed = wiring.mail.consensus.send_owed(message);
+            }
+            Err(error) => consensus.stop(Some(format!("checking a block failed: {error}"))),
+        }
+    });
+}
+
+/// Executes a decided block that was not executed before.
+///
+/// # Errors
+/// When it can't be: the node stops.
+pub async fn apply(view: &Arc<ChainView>, block: Block) -> Result<Executed, ActorProcessingErr> {
+    let view = Arc::clone(view);
+    Ok(tokio::task::spawn_blocking(move || ledger::apply_block(&view.state, &block)).await??)
+}
+
+/// Asks peers for the bytes of a proposed block.
+pub fn fetch(wiring: &Wiring, height: Height, block: BlockId) {
+    let wiring = wiring.clone();
+    tokio::spawn(async move {
+        let Some(net) = wiring.net.get() else { return };
+        let mut peers = net.peers();
+        peers.sort_by_key(|p| p.validator.is_none());
+        for peer in peers.into_iter().take(FETCH_PEERS) {
+            match net.request(peer.peer_id, Request::ProposedBlock { height, block }).await {
+                Ok(Response::ProposedBlock(Some(found))) if found.id() == block => {
+                    let _full = wiring.mail.consensus.send(ConsensusMsg::Fetched { height, block: found });
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%height, block = %block.short(), %error, "proposed block not fetched"),
+            }
+        }
+    });
+}
+
+/// Tells the rest of the node about an applied block.
+pub fn announce(wiring: &Wiring, view: &Arc<ChainView>, changed_jobs: &[JobId]) {
+    use crate::api::views::Event;
+    let mail = &wiring.mail;
+    // Each actor gets one notice a block, and drops what it has not read when the next is there: none of these may be lost.
+    let _closed = mail.mempool.send_owed(MempoolMsg::Head(Arc::clone(view)));
+    let _closed = mail.availability.send_owed(AvailabilityMsg::Head);
+    let _closed = mail.votes.send_owed(VotesMsg::Head(Arc::clone(view)));
+    let _closed = mail.scheduler.send_owed(SchedulerMsg::Head { view: Arc::clone(view), changed: changed_jobs.to_vec() });
+    let _closed = mail.sync.send_owed(SyncMsg::Applied);
+    let _full = mail.events.send(Event::Head(crate::reads::head_view(wiring, view)));
+}

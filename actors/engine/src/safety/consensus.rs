@@ -1,0 +1,521 @@
+//! The voter: malachite's core inside [`consensus::Machine`], inside an actor that carries out the machine's outputs in order.
+//!
+//! Inbox: 2,048 messages from outside; gossip beyond it is ignored and asked for again. Waits only for its own subtree: the
+//! log, the guard and the store, each with a time limit whose end stops the node. A decision is committed after all outputs of
+//! its input are carried out, so that this node's own precommit has left before. Restart: never; the node stops.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use consensus::{Acceptance, Input, Machine, Output, TimerId};
+use ledger::Executed;
+use network::{GossipMessage, MessageId, Verdict};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use storage::BlockCommit;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use types::Wire;
+use types::block::{Block, DecidedBlock};
+use types::gossip::{ConsensusMessage, ProposalMessage};
+use types::ids::{BlockId, Height, Round, TimeMs};
+use types::receipt::SetChange;
+use types::transaction::Transaction;
+use types::verdict::{ProofVote, SignedProofVote};
+use types::vote::{CommitCertificate, SignedProposal, SignedVote};
+
+use super::disk::DiskHandle;
+use super::writer::WriterHandle;
+use super::{blocks, pacing};
+use crate::app::mempool::MempoolMsg;
+use crate::mailbox::Letter;
+use crate::reads;
+use crate::wiring::{ChainView, Wiring, wall_clock};
+
+/// Executed proposals kept for their commit; a height rarely sees more than two.
+const EXECUTED_MAX: usize = 8;
+/// A block that had to be withheld (its time is ahead of this clock) is looked at again after this long.
+const RECHECK: Duration = Duration::from_millis(200);
+/// The guard forgets votes this many heights below the committed one, and verdicts this many more.
+const GUARD_KEEP: u64 = 4;
+/// Verdict slots stay guarded for this many heights; no claim is in voting longer.
+const GUARD_KEEP_VERDICTS: u64 = 100_000;
+
+/// Messages.
+#[derive(Debug)]
+pub enum ConsensusMsg {
+    /// A vote or certificate from gossip; to be judged.
+    Gossip {
+        /// For the judgement.
+        id: MessageId,
+        /// The message.
+        message: Box<ConsensusMessage>,
+    },
+    /// A proposal with its block from gossip; to be judged.
+    Proposal {
+        /// For the judgement.
+        id: MessageId,
+        /// The message.
+        message: Box<ProposalMessage>,
+    },
+    /// Votes and proposals a peer sent on request.
+    PeerVotes {
+        /// Votes.
+        votes: Vec<SignedVote>,
+        /// Proposals.
+        proposals: Vec<SignedProposal>,
+    },
+    /// The bytes of a proposed block, from a peer.
+    Fetched {
+        /// The height it is proposed for.
+        height: Height,
+        /// The block.
+        block: Box<Block>,
+    },
+    /// A decided block from sync, for the current height.
+    Synced(Box<DecidedBlock>),
+    /// There may be work for the next block.
+    Work,
+    /// The pace timer fired.
+    Pace {
+        /// Set number, so that a late tick of an earlier timer is ignored.
+        generation: u64,
+    },
+    /// A consensus timer fired.
+    Timer {
+        /// Which.
+        id: TimerId,
+        /// Set number, as for `Pace`.
+        generation: u64,
+    },
+    /// A block to propose is built.
+    Built {
+        /// For this height.
+        height: Height,
+        /// For this round.
+        round: Round,
+        /// The block with its effects.
+        built: Box<(Block, Executed)>,
+    },
+    /// A proposed block is checked.
+    Checked {
+        /// The height.
+        height: Height,
+        /// The round.
+        round: Round,
+        /// The block.
+        block: Arc<Block>,
+        /// The answer.
+        outcome: Box<blocks::Checked>,
+    },
+    /// Sign a verdict on a claim, guarded like a vote.
+    SignVerdict {
+        /// The verdict.
+        vote: Box<ProofVote>,
+        /// The signed verdict; `None` when the slot holds another.
+        reply: oneshot::Sender<Option<Box<SignedProofVote>>>,
+    },
+    /// What is known of a height's votes, for a peer.
+    VotesOf {
+        /// The height.
+        height: Height,
+        /// The answer.
+        reply: oneshot::Sender<(Vec<SignedVote>, Vec<SignedProposal>)>,
+    },
+    /// A proposed block's bytes, for a peer.
+    ProposedBlock {
+        /// The height.
+        height: Height,
+        /// The block.
+        block: BlockId,
+        /// The answer.
+        reply: oneshot::Sender<Option<Arc<Block>>>,
+    },
+}
+
+/// The actor.
+#[derive(Clone, Debug)]
+pub struct Consensus;
+
+/// What it is started with.
+pub struct ConsensusArgs {
+    /// Where everything is.
+    pub wiring: Wiring,
+    /// The machine, its guard restored.
+    pub machine: Machine,
+    /// The log and the guard file.
+    pub disk: DiskHandle,
+    /// The writer of blocks.
+    pub writer: WriterHandle,
+    /// Where the applied chain is announced.
+    pub chain: watch::Sender<Arc<ChainView>>,
+}
+
+/// Its state.
+pub struct ConsensusState {
+    args: ConsensusArgs,
+    myself: ActorRef<Letter<ConsensusMsg>>,
+    timers: BTreeMap<TimerId, (u64, JoinHandle<()>)>,
+    generation: u64,
+    pace: Option<(u64, JoinHandle<()>)>,
+    started_ms: TimeMs,
+    executed: VecDeque<(BlockId, Executed)>,
+}
+
+impl Actor for Consensus {
+    type Msg = Letter<ConsensusMsg>;
+    type State = ConsensusState;
+    type Arguments = ConsensusArgs;
+
+    async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: ConsensusArgs) -> Result<ConsensusState, ActorProcessingErr> {
+        args.wiring.mail.consensus.attach(myself.clone());
+        Ok(ConsensusState {
+            args,
+            myself,
+            timers: BTreeMap::new(),
+            generation: 0,
+            pace: None,
+            started_ms: TimeMs(0),
+            executed: VecDeque::new(),
+        })
+    }
+
+    async fn post_start(&self, _: ActorRef<Self::Msg>, state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
+        // The log of the next height may hold messages of ours: start it at once, whatever the pace.
+        start_height(state).await
+    }
+
+    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
+        match letter.message {
+            ConsensusMsg::Gossip { id, message } => {
+                let acceptance = state.args.machine.classify(&message);
+                report(state, id, &acceptance);
+                if acceptance == Acceptance::Accept {
+                    feed(state, Input::Message { from: None, message: *message }).await?;
+                    follow(state).await?;
+                }
+            }
+            ConsensusMsg::Proposal { id, message } => {
+                let acceptance = state.args.machine.classify_proposal(&message);
+                report(state, id, &acceptance);
+                if acceptance == Acceptance::Accept {
+                    feed(state, Input::Proposal(*message)).await?;
+                    follow(state).await?;
+                }
+            }
+            ConsensusMsg::PeerVotes { votes, proposals } => {
+                for vote in votes {
+                    let message = ConsensusMessage::Vote { vote, resend: 0 };
+                    if state.args.machine.classify(&message) == Acceptance::Accept {
+                        feed(state, Input::Message { from: None, message }).await?;
+                    }
+                }
+                for proposal in proposals {
+                    feed(state, Input::ProposalOnly(proposal)).await?;
+                }
+            }
+            ConsensusMsg::Fetched { height, block } => feed(state, Input::BlockFetched { height, block: *block }).await?,
+            ConsensusMsg::Synced(decided) => synced(state, *decided).await?,
+            ConsensusMsg::Work => {
+                if state.pace.is_some() {
+                    plan_start(state, true).await?;
+                }
+            }
+            ConsensusMsg::Pace { generation } => {
+                if state.pace.as_ref().is_some_and(|(g, _)| *g == generation) {
+                    start_height(state).await?;
+                }
+            }
+            ConsensusMsg::Timer { id, generation } => {
+                if state.timers.get(&id).is_some_and(|(g, _)| *g == generation) {
+                    state.timers.remove(&id);
+                    feed(state, Input::Timer(id)).await?;
+                }
+            }
+            ConsensusMsg::Built { height, round, built } => {
+                let (block, executed) = *built;
+                remember(state, block.id(), executed);
+                feed(state, Input::BlockBuilt { height, round, block }).await?;
+            }
+            ConsensusMsg::Checked { height, round, block, outcome } => checked(state, height, round, block, *outcome).await?,
+            ConsensusMsg::SignVerdict { vote, reply } => sign_verdict(state, *vote, reply).await?,
+            ConsensusMsg::VotesOf { height, reply } => {
+                reply.send(state.args.machine.votes_of(height)).ok();
+            }
+            ConsensusMsg::ProposedBlock { height, block, reply } => {
+                reply.send(state.args.machine.proposed_block(height, block)).ok();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn report(state: &ConsensusState, id: MessageId, acceptance: &Acceptance) {
+    let verdict = match acceptance {
+        Acceptance::Accept => Verdict::Accept,
+        Acceptance::Ignore(reason) => {
+            tracing::trace!(?reason, "consensus message ignored");
+            Verdict::Ignore
+        }
+        Acceptance::Reject(fault) => {
+            tracing::debug!(%fault, "consensus message rejected");
+            Verdict::Reject
+        }
+    };
+    state.args.wiring.net.report(id, verdict);
+}
+
+/// Another validator works on the next height: start it too, at the pace of a busy chain.
+async fn follow(state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
+    let next = state.args.wiring.view().head.height.next();
+    let theirs = state.args.machine.held_votes() > 0;
+    if state.pace.is_some() && theirs && state.args.machine.height() < next {
+        let params = state.args.wiring.view().params.clone();
+        if pacing::may_follow(state.started_ms, &params, wall_clock()) {
+            return start_height(state).await;
+        }
+        return plan_start(state, true).await;
+    }
+    Ok(())
+}
+
+/// Feeds one input and carries out its outputs, and whatever follows from a decision.
+async fn feed(state: &mut ConsensusState, input: Input) -> Result<(), ActorProcessingErr> {
+    let outputs = state.args.machine.handle(wall_clock(), input)?;
+    if let Some(decided) = carry_out(state, outputs).await? {
+        commit(state, decided).await?;
+    }
+    Ok(())
+}
+
+/// Carries out outputs in order; a decision is handed back, to be committed when all the others are done.
+async fn carry_out(state: &mut ConsensusState, outputs: Vec<Output>) -> Result<Option<DecidedBlock>, ActorProcessingErr> {
+    let mut decision = None;
+    for output in outputs {
+        match output {
+            Output::AppendWal { record, .. } => state.args.disk.append(record).await?,
+            Output::PersistGuard(record) => state.args.disk.guard(record.slot().height(), record.to_bytes()).await?,
+            Output::Flush => {
+                let started = std::time::Instant::now();
+                state.args.disk.flush().await?;
+                state.args.wiring.metrics.flush_seconds.observe(started.elapsed().as_secs_f64());
+            }
+            Output::Publish(message) => state.args.wiring.net.publish(&GossipMessage::Consensus(Box::new(message))),
+            Output::PublishProposal(message) => state.args.wiring.net.publish(&GossipMessage::Proposal(Box::new(message))),
+            Output::SetTimer { id, after_ms } => set_timer(state, id, after_ms),
+            Output::CancelTimer(id) => {
+                if let Some((_, task)) = state.timers.remove(&id) {
+                    task.abort();
+                }
+            }
+            Output::CancelAllTimers => cancel_timers(state),
+            Output::BuildBlock { height, round, .. } => blocks::build(&state.args.wiring, &state.myself, height, round),
+            Output::CheckBlock { height, round, block } => check(state, height, round, block, Duration::ZERO),
+            Output::FetchBlock { height, block } => blocks::fetch(&state.args.wiring, height, block),
+            Output::Decided(decided) => decision = Some(decided),
+            Output::Evidence(evidence) => {
+                tracing::warn!(offender = %evidence.offender(), height = %evidence.height(), "equivocation seen");
+                let _full = state.args.wiring.mail.mempool.send(MempoolMsg::Own { tx: Box::new(Transaction::Evidence(evidence)) });
+            }
+            Output::EnteredRound { height, round, proposer } => {
+                if round.0 > 0 {
+                    tracing::info!(%height, %round, proposer = %proposer.short(), "next round");
+                }
+                state.args.wiring.metrics.round.set(i64::from(round.0));
+            }
+        }
+    }
+    Ok(decision)
+}
+
+fn cancel_timers(state: &mut ConsensusState) {
+    for (_, (_, task)) in std::mem::take(&mut state.timers) {
+        task.abort();
+    }
+}
+
+fn later(state: &mut ConsensusState, after: Duration, message: impl FnOnce(u64) -> ConsensusMsg) -> (u64, JoinHandle<()>) {
+    state.generation = state.generation.wrapping_add(1);
+    let generation = state.generation;
+    let (mailbox, message) = (state.args.wiring.mail.consensus.clone(), message(generation));
+    let task = tokio::spawn(async move {
+        tokio::time::sleep(after).await;
+        let _closed = mailbox.send_owed(message);
+    });
+    (generation, task)
+}
+
+fn set_timer(state: &mut ConsensusState, id: TimerId, after_ms: u64) {
+    let entry = later(state, Duration::from_millis(after_ms), |generation| ConsensusMsg::Timer { id, generation });
+    if let Some((_, old)) = state.timers.insert(id, entry) {
+        old.abort();
+    }
+}
+
+fn check(state: &ConsensusState, height: Height, round: Round, block: Arc<Block>, after: Duration) {
+    // A block proposed again, or decided by sync after it was executed here, is not executed twice.
+    let known = state.executed.iter().find(|(id, _)| *id == block.id()).map(|(_, e)| e.clone());
+    blocks::check(&state.args.wiring, &state.myself, height, round, block, known, after);
+}
+
+async fn checked(
+    state: &mut ConsensusState,
+    height: Height,
+    round: Round,
+    block: Arc<Block>,
+    outcome: blocks::Checked,
+) -> Result<(), ActorProcessingErr> {
+    let id = block.id();
+    match outcome {
+        blocks::Checked::Valid(executed) => {
+            remember(state, id, executed);
+            feed(state, Input::BlockChecked { height, round, block: id, valid: true }).await
+        }
+        blocks::Checked::Invalid(why) => {
+            tracing::warn!(%height, %round, block = %id.short(), proposer = %block.header.proposer.short(), %why, "block is invalid: voting nil");
+            feed(state, Input::BlockChecked { height, round, block: id, valid: false }).await
+        }
+        blocks::Checked::Withhold(why) => {
+            tracing::info!(%height, %round, block = %id.short(), %why, "block withheld");
+            if state.args.machine.height() == height {
+                check(state, height, round, block, RECHECK);
+            }
+            Ok(())
+        }
+        blocks::Checked::Failed(why) => Err(format!("executing a block failed on this node: {why}").into()),
+    }
+}
+
+fn remember(state: &mut ConsensusState, id: BlockId, executed: Executed) {
+    if state.executed.iter().all(|(known, _)| *known != id) {
+        if state.executed.len() >= EXECUTED_MAX {
+            state.executed.pop_front();
+        }
+        state.executed.push_back((id, executed));
+    }
+}
+
+async fn synced(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(), ActorProcessingErr> {
+    let next = state.args.wiring.view().head.height.next();
+    if decided.block.header.height != next {
+        return Ok(());
+    }
+    if state.args.machine.height() < next {
+        start_height(state).await?;
+    }
+    match state.args.machine.check_synced(&decided) {
+        Ok(()) => feed(state, Input::Synced(decided)).await,
+        Err(why) => {
+            tracing::debug!(%next, %why, "synced block not taken");
+            Ok(())
+        }
+    }
+}
+
+async fn sign_verdict(
+    state: &mut ConsensusState,
+    vote: ProofVote,
+    reply: oneshot::Sender<Option<Box<SignedProofVote>>>,
+) -> Result<(), ActorProcessingErr> {
+    match state.args.machine.sign_proof_vote(vote) {
+        Ok((signed, outputs)) => {
+            carry_out(state, outputs).await?;
+            reply.send(Some(Box::new(signed))).ok();
+        }
+        Err(refusal) => {
+            tracing::info!(%refusal, "verdict not signed");
+            reply.send(None).ok();
+        }
+    }
+    Ok(())
+}
+
+/// Stores a decided block and everything it changes, announces it, and plans the next height.
+async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(), ActorProcessingErr> {
+    let started = std::time::Instant::now();
+    let before = state.args.wiring.view();
+    let block_id = decided.block.id();
+    let height = decided.block.header.height;
+    let known = state.executed.iter().position(|(id, _)| *id == block_id);
+    let executed = match known.and_then(|i| state.executed.remove(i)) {
+        Some((_, executed)) => executed,
+        None => blocks::apply(&before, decided.block.clone()).await?,
+    };
+    state.executed.clear();
+    let changed_jobs = reads::changed_jobs(&executed);
+    let certificate = decided.certificate.clone();
+    let n_transactions = decided.block.transactions.len();
+    let commit = BlockCommit {
+        set_change: set_change(&decided, &executed, &certificate),
+        certificates: certificates(&decided.block, &executed),
+        state_root: executed.state_root,
+        writes: executed.writes,
+        decided,
+    };
+    let (head, snapshot) = state.args.writer.commit(commit).await?;
+    cancel_timers(state);
+    let view = Arc::new(blocks::view(snapshot, Some(certificate), head.state_root, wall_clock())?);
+    let m = &state.args.wiring.metrics;
+    m.height.set(i64::try_from(height.0).unwrap_or(i64::MAX));
+    m.transactions.inc_by(n_transactions as u64);
+    m.commit_seconds.observe(started.elapsed().as_secs_f64());
+    m.block_seconds.observe(wall_clock().since(before.applied_ms) as f64 / 1000.0);
+    tracing::info!(%height, block = %block_id.short(), txs = n_transactions, ms = started.elapsed().as_millis(), "block applied");
+    state.args.machine.guard_forget(Height(height.0.saturating_sub(GUARD_KEEP)), Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS)));
+    state.args.disk.prune(height.next(), Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS))).await?;
+    let work = view.work;
+    state.args.chain.send_replace(Arc::clone(&view));
+    blocks::announce(&state.args.wiring, &view, &changed_jobs);
+    plan_start(state, work).await
+}
+
+fn set_change(decided: &DecidedBlock, executed: &Executed, certificate: &CommitCertificate) -> Option<SetChange> {
+    let header = &decided.block.header;
+    (header.next_validators != header.validators).then(|| SetChange {
+        header: header.clone(),
+        certificate: certificate.clone(),
+        new_set: executed.next_validators.clone(),
+    })
+}
+
+fn certificates(block: &Block, executed: &Executed) -> Vec<types::verdict::ProofCertificate> {
+    let recorded = block.transactions.iter().filter_map(|tx| match tx {
+        Transaction::Certify { certificate, .. } => Some(certificate),
+        _ => None,
+    });
+    recorded.filter(|c| reads::certified_in(executed, &c.subject)).cloned().collect()
+}
+
+/// Starts the next height now, or sets the timer for it.
+async fn plan_start(state: &mut ConsensusState, work: bool) -> Result<(), ActorProcessingErr> {
+    let view = state.args.wiring.view();
+    let (now, at) = (wall_clock(), pacing::next_start(state.started_ms, &view.params, work));
+    if let Some((_, old)) = state.pace.take() {
+        old.abort();
+    }
+    let wait = Duration::from_millis(at.since(now));
+    // Also a start that is due goes through the mailbox: votes that wait there are for the height just decided.
+    let entry = later(state, wait, |generation| ConsensusMsg::Pace { generation });
+    state.pace = Some(entry);
+    Ok(())
+}
+
+async fn start_height(state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
+    if let Some((_, old)) = state.pace.take() {
+        old.abort();
+    }
+    let view = state.args.wiring.view();
+    let height = view.head.height.next();
+    let replay = state.args.disk.start(height).await?;
+    if replay.torn_bytes > 0 {
+        tracing::warn!(%height, bytes = replay.torn_bytes, "the last record of the consensus log was torn and is cut");
+    }
+    if !replay.records.is_empty() {
+        tracing::info!(%height, records = replay.records.len(), "replaying the consensus log");
+    }
+    state.started_ms = wall_clock();
+    let wal = replay.records.into_iter().map(|r| r.payload).collect();
+    let input = Input::StartHeight { height, set: view.set.clone(), timeouts: view.params.timeouts.clone(), wal };
+    // Messages held for this height may decide it at once; the recursion is one height deep for each such decision.
+    Box::pin(feed(state, input)).await
+}

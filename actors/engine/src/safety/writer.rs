@@ -1,0 +1,86 @@
+//! The only writer of blocks: one thread that turns a decided block into one synced batch.
+//!
+//! Inbox: 16 commits, the sender waits. A failed write ends the thread, and with it the node: after an error nobody knows what
+//! is on disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use storage::{BlockCommit, Head, RocksStore, Snapshot, Store};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::thread::ThreadWork;
+
+/// Commits that may wait.
+pub const WRITER_LANE: usize = 16;
+/// Longest wait for a commit.
+const COMMIT_LIMIT: Duration = Duration::from_secs(30);
+
+/// A block to store.
+#[derive(Debug)]
+pub struct CommitCommand {
+    commit: Box<BlockCommit>,
+    reply: oneshot::Sender<(Head, Snapshot)>,
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub struct Writer {
+    store: Arc<RocksStore>,
+}
+
+impl Writer {
+    /// Over an open store.
+    pub fn new(store: Arc<RocksStore>) -> Self {
+        Self { store }
+    }
+}
+
+impl ThreadWork for Writer {
+    type Command = CommitCommand;
+
+    fn run(&mut self, command: CommitCommand) -> Result<(), String> {
+        let head = self.store.commit_block(&command.commit).map_err(|e| e.to_string())?;
+        // The asker may have given up by its own time limit, which stops the node.
+        command.reply.send((head, self.store.snapshot())).ok();
+        Ok(())
+    }
+}
+
+/// A block is not stored.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// The thread is gone; its actor knows why.
+    #[error("the store's writer has ended")]
+    Gone,
+    /// No answer within the limit.
+    #[error("the store did not commit within {} s", COMMIT_LIMIT.as_secs())]
+    Slow,
+}
+
+/// Address of the writer.
+#[derive(Clone, Debug)]
+pub struct WriterHandle(mpsc::Sender<CommitCommand>);
+
+impl WriterHandle {
+    /// Wraps the lane.
+    pub fn new(lane: mpsc::Sender<CommitCommand>) -> Self {
+        Self(lane)
+    }
+
+    /// Stores a decided block; returns the new head and a view of the state after it.
+    ///
+    /// # Errors
+    /// [`WriteError`]: the node stops.
+    pub async fn commit(&self, commit: BlockCommit) -> Result<(Head, Snapshot), WriteError> {
+        let (reply, done) = oneshot::channel();
+        let command = CommitCommand { commit: Box::new(commit), reply };
+        let answer = async {
+            self.0.send(command).await.map_err(|_| WriteError::Gone)?;
+            done.await.map_err(|_| WriteError::Gone)
+        };
+        timeout(COMMIT_LIMIT, answer).await.map_err(|_| WriteError::Slow)?
+    }
+}

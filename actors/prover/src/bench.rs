@@ -1,0 +1,224 @@
+//! Measurements of the Cairo path, and a comparison with the plain library calls under the same settings.
+//!
+//! Runs in the calling process, without a sandbox: the programs are our own. Tables are warm before the first run.
+//! Every run has another prover key, so another proof of work: its time is geometric, the median is what counts.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cairo_air::CairoProofForRustVerifier;
+use cairo_air::verifier::verify_cairo_ex;
+use cairo_program_runner_lib::hints::types::RunMode;
+use cairo_program_runner_lib::hints::{Cairo0Executable, SimpleBootloaderInput, Task, TaskSpec};
+use cairo_program_runner_lib::{ProgramInput, cairo_run_program};
+use cairo_vm::types::layout_name::LayoutName;
+use cairo_vm::types::program::Program as VmProgram;
+use serde::Serialize;
+use stwo::core::utils::MaybeOwned;
+use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleChannel;
+use stwo_cairo_adapter::adapter::adapt;
+use stwo_cairo_prover::prover::prove_cairo_with_precompute;
+use thiserror::Error;
+use types::keys::PublicKey;
+use types::statement::Statement;
+
+use crate::assets::assets;
+use crate::engine::{Engine, ProveError, ProveRequest, Proven, parameters};
+use crate::local::local_statement;
+use crate::stages::Stage;
+use crate::{hash, limits, sample, worker};
+
+/// What to measure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BenchOptions {
+    /// Steps of each case, bootloader included, roughly.
+    pub steps: Vec<u64>,
+    /// Runs of each case, at least one.
+    pub runs: usize,
+    /// Whether to alternate with the plain library calls.
+    pub against_stock: bool,
+}
+
+/// One case's figures.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Case {
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Which code computes.
+    pub backend: &'static str,
+    /// Security of the parameters under the conjecture, in bits.
+    pub security_bits: f64,
+    /// Median time from request to checked proof, in milliseconds.
+    pub total_ms: f64,
+    /// Median time of each stage, in milliseconds.
+    pub phases_ms: Vec<(Stage, u64)>,
+    /// Proof before compression, in bytes.
+    pub proof_bytes: u64,
+    /// Proof in its envelope, in bytes.
+    pub proof_bytes_zstd: u64,
+    /// Median time of the strict verification, in milliseconds.
+    pub verify_ms: f64,
+    /// Whether every proof was accepted by the strict verifier.
+    pub verified: bool,
+    /// Largest resident memory during the case, in bytes.
+    pub peak_rss_bytes: u64,
+    /// What the memory model expected, in bytes.
+    pub estimated_bytes: u64,
+    /// Median time of the plain library calls, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stock_ms: Option<f64>,
+}
+
+/// Why a measurement broke off.
+#[derive(Debug, Error)]
+pub enum BenchError {
+    /// A proof failed.
+    #[error(transparent)]
+    Prove(#[from] ProveError),
+    /// A plain library call failed.
+    #[error("plain calls: {0}")]
+    Stock(String),
+}
+
+/// Runs the measurements. `progress` is told (case, run) before each.
+///
+/// # Errors
+/// [`BenchError`] at the first proof that fails.
+pub fn cairo(options: &BenchOptions, mut progress: impl FnMut(usize, usize)) -> Result<Vec<Case>, BenchError> {
+    worker::keep_memory();
+    options.steps.iter().enumerate().map(|(i, steps)| case(*steps, options, |run| progress(i, run))).collect()
+}
+
+fn case(steps: u64, options: &BenchOptions, mut progress: impl FnMut(usize)) -> Result<Case, BenchError> {
+    let program = sample::fibonacci(steps.saturating_sub(BOOTLOADER_STEPS) / sample::FIBONACCI_STEPS_PER_ROUND);
+    let statement = local_statement(&program, None, None).map_err(ProveError::from)?;
+    let mut engine = Engine::new();
+    engine.warm_up();
+    // The first proof fills the pool of column buffers.
+    prove(&mut engine, &statement, &program, 0)?;
+    reset_peak();
+    let (mut ours, mut stock, mut verify, mut proofs) = (vec![], vec![], vec![], vec![]);
+    for run in 0..options.runs.max(1) {
+        progress(run);
+        let since = Instant::now();
+        let proven = prove(&mut engine, &statement, &program, run.saturating_add(1))?;
+        ours.push(since.elapsed().as_secs_f64() * 1000.0);
+        verify.push(f64::from(u32::try_from(proven.verify_us).unwrap_or(u32::MAX)) / 1000.0);
+        if options.against_stock {
+            let since = Instant::now();
+            plain(&engine, &program, &statement, run)?;
+            stock.push(since.elapsed().as_secs_f64() * 1000.0);
+        }
+        proofs.push(proven);
+    }
+    let peak_rss_bytes = peak();
+    let last = proofs.last().ok_or_else(|| BenchError::Stock("no run".into()))?;
+    Ok(Case {
+        steps: last.total_steps,
+        backend: "simd",
+        security_bits: proof::policy::figures().query_bits,
+        total_ms: median(&mut ours),
+        phases_ms: phases(&proofs),
+        proof_bytes: last.proof_bytes,
+        proof_bytes_zstd: u64::try_from(last.blob.len()).unwrap_or(u64::MAX),
+        verify_ms: median(&mut verify),
+        verified: true,
+        peak_rss_bytes,
+        estimated_bytes: last.estimated_bytes,
+        stock_ms: options.against_stock.then(|| median(&mut stock)),
+    })
+}
+
+/// Steps of the bootloader, the binding task and the hash of a short program, roughly.
+const BOOTLOADER_STEPS: u64 = 1_400;
+
+fn prove(engine: &mut Engine, statement: &Statement, program: &[u8], run: usize) -> Result<Proven, ProveError> {
+    let mut key = [1u8; 32];
+    key[..8].copy_from_slice(&u64::try_from(run).unwrap_or(u64::MAX).to_le_bytes());
+    let request = ProveRequest {
+        statement: statement.clone(),
+        prover: PublicKey::new(key),
+        program: program.to_vec(),
+        args: None,
+        max_steps: limits::STEPS_MAX,
+        memory_limit: None,
+    };
+    engine.prove(request, Box::new(|_| ()))
+}
+
+/// The library calls one after the other: run, adapt, prove, serialize, compress, verify. No check of ours is in it.
+fn plain(engine: &Engine, program: &[u8], statement: &Statement, run: usize) -> Result<(), BenchError> {
+    let text = |e: &dyn std::fmt::Display| BenchError::Stock(e.to_string());
+    let assets = assets().map_err(|e| text(&e))?;
+    let warm = engine.warm.as_ref().ok_or_else(|| text(&"no warm tables"))?;
+    let hash_function = hash::to_library(statement.hash_function);
+    let spec = |program: VmProgram, program_input: Option<String>| TaskSpec {
+        task: Rc::new(Task::Cairo0Program(Cairo0Executable { program, program_input })),
+        program_hash_function: hash_function,
+    };
+    let user = VmProgram::from_bytes(program, Some("main")).map_err(|e| text(&e))?;
+    let tasks = SimpleBootloaderInput {
+        fact_topologies_path: None,
+        single_page: true,
+        tasks: vec![spec(assets.simple_output.clone(), Some(format!("{{\"output\": [1, {run}]}}"))), spec(user, None)],
+    };
+    let config = RunMode::Proof {
+        layout: LayoutName::stwo_no_ecop,
+        dynamic_layout_params: None,
+        disable_trace_padding: true,
+        relocate_mem: false,
+    };
+    let work = || {
+        let runner =
+            cairo_run_program(&assets.bootloader, Some(ProgramInput::from_value(tasks)), config.create_config(), None)
+                .map_err(|e| text(&e))?;
+        let input = adapt(&runner).map_err(|e| text(&e))?;
+        drop(runner);
+        let proof = prove_cairo_with_precompute::<Blake2sMerkleChannel>(
+            &warm.pool,
+            &warm.twiddles,
+            Arc::clone(&warm.trace),
+            MaybeOwned::Borrowed(&warm.tree),
+            input,
+            parameters(),
+        )
+        .map_err(|e| text(&e))?;
+        let proof = CairoProofForRustVerifier::from(proof);
+        let bytes = bincode1::serialize(&proof).map_err(|e| text(&e))?;
+        zstd::encode_all(bytes.as_slice(), 3).map_err(|e| text(&e))?;
+        verify_cairo_ex::<Blake2sMerkleChannel>(proof, false).map_err(|e| text(&e))
+    };
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(text(&"panic")))
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+fn phases(proofs: &[Proven]) -> Vec<(Stage, u64)> {
+    let of = |stage: Stage| {
+        let mut times: Vec<u64> = proofs
+            .iter()
+            .filter_map(|proof| proof.phases_ms.iter().find(|(known, _)| *known == stage).map(|(_, ms)| *ms))
+            .collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    };
+    Stage::ALL.into_iter().filter_map(|stage| of(stage).map(|ms| (stage, ms))).collect()
+}
+
+/// Sets the kernel's record of the peak back to what is resident now.
+fn reset_peak() {
+    // Without it (an old kernel) the figure is the peak since the start of the process: too high, never too low.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kilobytes.unwrap_or(0).saturating_mul(1024)
+}

@@ -1,0 +1,50 @@
+//! Programs run in child processes of the same binary: a prover that stays warm between jobs, an executor per run.
+//!
+//! The node's binary calls [`main`] when it is started with the hidden arguments `worker prove` or `worker execute`. The
+//! node itself uses [`Worker`] (one child, many jobs, restarted when it dies) and [`execute`] and [`inspect`] (one child
+//! each). Parent and child talk over a socket pair that only they hold; see `wire`. What a child may do is in `sandbox`.
+//!
+//! Every end that a child can come to is a value of [`JobError`]: nothing that a program does reaches the node's process.
+
+mod child;
+mod parent;
+mod process;
+mod sandbox;
+mod wire;
+
+pub(crate) use child::keep_memory;
+pub use parent::{Event, Job, Status, Worker, WorkerState, execute, inspect};
+pub use process::{JobError, WorkerConfig};
+pub use sandbox::Sandbox;
+
+/// What a child is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Makes proofs; lives for many jobs.
+    Prove,
+    /// Runs or inspects one program.
+    Execute,
+}
+
+impl Kind {
+    /// The argument after `worker`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Prove => "prove",
+            Self::Execute => "execute",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Prove, Self::Execute].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// The whole life of a worker process. Call it first thing in `main`, before any thread is started.
+pub fn main(kind: Kind) -> ! {
+    child::main(kind)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,441 @@
+//! One child process: start, one request at a time, and a name for every way it can end.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::{Instant, timeout, timeout_at};
+use types::verdict::FailureReason;
+
+use crate::error::shorten;
+use crate::stages::Stage;
+use crate::worker::sandbox::Sandbox;
+use crate::worker::wire::{self, Refusal, Request, Response};
+use crate::worker::{Kind, child};
+
+/// Longest wait for a new child's first record.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// Longest wait for a child to be gone after its end of the socket closed.
+const REAP_LIMIT: Duration = Duration::from_secs(5);
+/// Lines of a child's error output that are logged per child, and kept for its epitaph.
+const LOG_LINES_MAX: usize = 50;
+const LOG_LINES_KEPT: usize = 4;
+const LOG_LINE_BYTES_MAX: u64 = 512;
+
+/// How children are started and bounded.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The binary; `None` for the running one.
+    pub program: Option<PathBuf>,
+    /// Its arguments; the kind's name is added.
+    pub arguments: Vec<OsString>,
+    /// Variables for its environment, which is empty otherwise.
+    pub environment: Vec<(OsString, OsString)>,
+    /// An empty folder to run in; made if it is missing.
+    pub scratch: PathBuf,
+    /// Address space of a child, in bytes.
+    pub memory_bytes: u64,
+    /// Threads of the prover.
+    pub threads: usize,
+    /// Niceness added to the node's.
+    pub nice: i32,
+    /// Longest silence of a working child before it counts as hung.
+    pub silence_limit: Duration,
+    /// A proving child that had no job for this long is ended, and its memory with it.
+    pub idle_limit: Duration,
+}
+
+impl WorkerConfig {
+    /// Defaults for children of the running binary: half the machine's threads at least one, low priority.
+    pub fn new(scratch: PathBuf, memory_bytes: u64) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        Self {
+            program: None,
+            arguments: vec!["worker".into()],
+            environment: Vec::new(),
+            scratch,
+            memory_bytes,
+            threads,
+            nice: 10,
+            silence_limit: Duration::from_secs(300),
+            idle_limit: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Why a job has no result. The first six are the worker's own answers, the others say how it ended.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum JobError {
+    /// The input is refused, on every node alike.
+    #[error("{detail}")]
+    Input {
+        /// Field, value, limit.
+        detail: String,
+    },
+    /// The program fails, on every node alike.
+    #[error("the program failed after {steps} steps ({reason:?}): {detail}")]
+    Failed {
+        /// Kind of failure.
+        reason: FailureReason,
+        /// Words for people.
+        detail: String,
+        /// Steps taken until then.
+        steps: u64,
+    },
+    /// The run needs more than this node gives it.
+    #[error("the run needs more than this node gives it: {detail}")]
+    Resources {
+        /// What was missing.
+        detail: String,
+    },
+    /// A fault of this build.
+    #[error("internal: {detail}")]
+    Internal {
+        /// What went wrong.
+        detail: String,
+    },
+    /// The proof would need more memory than there is.
+    #[error("declined: the proof needs about {needed} bytes of memory, {limit} are free for it")]
+    Memory {
+        /// Expected peak, in bytes.
+        needed: u64,
+        /// What it may take, in bytes.
+        limit: u64,
+    },
+    /// There is no proof of this run that the strict verifier accepts.
+    #[error("unprovable: {detail}")]
+    Unprovable {
+        /// What was met.
+        detail: String,
+    },
+    /// The child could not be started.
+    #[error("the worker could not be started: {detail}")]
+    Start {
+        /// What the system said.
+        detail: String,
+    },
+    /// The child ended by a signal or with an error.
+    #[error("the worker crashed ({status}){detail}")]
+    Crashed {
+        /// Exit code or signal.
+        status: String,
+        /// Its last words, if any.
+        detail: String,
+    },
+    /// The child ran out of memory, or the kernel took it.
+    #[error("the worker ran out of memory or was killed from outside ({status}){detail}")]
+    OutOfMemory {
+        /// Exit code or signal.
+        status: String,
+        /// Its last words, if any.
+        detail: String,
+    },
+    /// The child used up its processor time.
+    #[error("the worker used up its processor time")]
+    CpuLimit,
+    /// The job took longer than it may.
+    #[error("the job took longer than {limit_ms} ms")]
+    TimedOut {
+        /// The limit, in milliseconds.
+        limit_ms: u64,
+    },
+    /// The child said nothing for too long.
+    #[error("the worker hung: nothing for {silence_ms} ms")]
+    Hung {
+        /// The silence, in milliseconds.
+        silence_ms: u64,
+    },
+    /// The node ended the job.
+    #[error("the job was cancelled")]
+    Cancelled,
+    /// The child sent what no worker sends.
+    #[error("the worker sent a wrong record: {detail}")]
+    Protocol {
+        /// What was met.
+        detail: String,
+    },
+}
+
+impl JobError {
+    /// Whether the answer says something about the job itself, so that every node would find the same.
+    pub fn is_about_the_job(&self) -> bool {
+        matches!(self, Self::Input { .. } | Self::Failed { .. })
+    }
+}
+
+impl From<Refusal> for JobError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Input { detail } => Self::Input { detail },
+            Refusal::Failed { reason, detail, steps } => Self::Failed { reason, detail, steps },
+            Refusal::Resources { detail, .. } => Self::Resources { detail },
+            Refusal::Internal { detail } => Self::Internal { detail },
+            Refusal::Memory { needed, limit } => Self::Memory { needed, limit },
+            Refusal::Unprovable { detail } => Self::Unprovable { detail },
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn start_error(error: impl std::fmt::Display) -> JobError {
+    JobError::Start { detail: shorten(&error.to_string()) }
+}
+
+/// A running child.
+pub(crate) struct Process {
+    child: Child,
+    socket: UnixStream,
+    silence_limit: Duration,
+    last_words: Arc<Mutex<VecDeque<String>>>,
+    pub(crate) pid: u32,
+    pub(crate) sandbox: Sandbox,
+}
+
+/// A child dies with the **thread** that started it, not with the process; so one thread that never ends starts them all.
+fn starter() -> io::Result<&'static Sender<Box<dyn FnOnce() + Send>>> {
+    static STARTER: OnceLock<Option<Sender<Box<dyn FnOnce() + Send>>>> = OnceLock::new();
+    STARTER
+        .get_or_init(|| {
+            let (sender, receiver) = std::sync::mpsc::channel::<Box<dyn FnOnce() + Send>>();
+            let thread = std::thread::Builder::new().name("worker-starter".into());
+            thread.spawn(move || receiver.into_iter().for_each(|work| work())).ok().map(|_| sender)
+        })
+        .as_ref()
+        .ok_or_else(|| io::Error::other("no thread for starting workers"))
+}
+
+fn command(config: &WorkerConfig, kind: Kind, cpu_limit: Option<Duration>, socket: OwnedFd) -> io::Result<Command> {
+    let program = match &config.program {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()?,
+    };
+    match std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&config.scratch) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let mut command = Command::new(program);
+    command.args(&config.arguments).arg(kind.name()).env_clear().envs(config.environment.iter().cloned());
+    command.env(child::ENV_MEMORY, config.memory_bytes.to_string());
+    command.env(child::ENV_NICE, config.nice.to_string());
+    command.env(child::ENV_THREADS, config.threads.to_string());
+    command.env(child::ENV_PARENT, std::process::id().to_string());
+    if let Some(limit) = cpu_limit {
+        command.env(child::ENV_CPU, limit.as_secs().saturating_add(1).to_string());
+    }
+    command.current_dir(&config.scratch).stdin(Stdio::from(socket)).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.kill_on_drop(true);
+    Ok(command)
+}
+
+async fn spawn(mut command: Command) -> io::Result<Child> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    let work = Box::new(move || {
+        let _inside = runtime.enter();
+        // Nobody waiting means nobody owns the child: dropping it kills it.
+        let _ = sender.send(command.spawn());
+    });
+    starter()?.send(work).map_err(|_| io::Error::other("the thread that starts workers is gone"))?;
+    receiver.await.map_err(io::Error::other)?
+}
+
+impl Process {
+    /// Starts a child and waits until it is in its sandbox.
+    pub(crate) async fn start(config: &WorkerConfig, kind: Kind, cpu_limit: Option<Duration>) -> Result<Self, JobError> {
+        let (ours, theirs) = StdUnixStream::pair().map_err(start_error)?;
+        ours.set_nonblocking(true).map_err(start_error)?;
+        let socket = UnixStream::from_std(ours).map_err(start_error)?;
+        let command = command(config, kind, cpu_limit, theirs.into()).map_err(start_error)?;
+        let mut child = spawn(command).await.map_err(start_error)?;
+        let pid = child.id().ok_or_else(|| start_error("it ended at once"))?;
+        let last_words = Arc::default();
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(listen(stderr, pid, Arc::clone(&last_words)));
+        }
+        let sandbox = Sandbox { landlock: false, seccomp: false };
+        let mut process = Self { child, socket, silence_limit: config.silence_limit, last_words, pid, sandbox };
+        match timeout(START_LIMIT, process.receive()).await {
+            Ok(Ok(Some(Response::Ready(sandbox)))) => {
+                process.sandbox = sandbox;
+                Ok(process)
+            }
+            Ok(Ok(Some(_))) => Err(JobError::Protocol { detail: "the first record is not 'ready'".into() }),
+            Ok(Ok(None)) => {
+                let end = process.end().await;
+                Err(start_error(end))
+            }
+            Ok(Err(e)) => Err(start_error(e)),
+            Err(_) => {
+                process.kill().await;
+                Err(start_error(format!("no sign of life for {} ms", ms(START_LIMIT))))
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> io::Result<Option<Response>> {
+        let mut head = [0u8; 4];
+        match self.socket.read_exact(&mut head).await {
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => return Ok(None),
+            Err(e) => return Err(e),
+        }
+        let mut bytes = vec![0u8; wire::frame_length::<Response>(head)?];
+        match self.socket.read_exact(&mut bytes).await {
+            Ok(_) => wire::parse(&bytes).map(Some),
+            Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Sends a request and waits for its answer; `on_stage` is told about progress.
+    ///
+    /// The child is only fit for another call when the result is `Ok` or an error of its own making; see `usable`.
+    pub(crate) async fn call(
+        &mut self,
+        request: &Request,
+        time_limit: Duration,
+        mut on_stage: impl FnMut(Stage),
+    ) -> Result<Response, JobError> {
+        let deadline = Instant::now().checked_add(time_limit);
+        let frame = wire::frame(request).map_err(|e| JobError::Input { detail: e.to_string() })?;
+        let answer = async {
+            if self.socket.write_all(&frame).await.is_err() {
+                return Err(self.end().await);
+            }
+            loop {
+                let silence_limit = self.silence_limit;
+                match timeout(silence_limit, self.receive()).await {
+                    Ok(Ok(Some(Response::Stage(stage)))) => on_stage(stage),
+                    Ok(Ok(Some(Response::Refused(refusal)))) => return Err(JobError::from(refusal)),
+                    Ok(Ok(Some(response))) => return Ok(response),
+                    Ok(Ok(None)) => return Err(self.end().await),
+                    Ok(Err(e)) => return Err(JobError::Protocol { detail: shorten(&e.to_string()) }),
+                    Err(_) => return Err(JobError::Hung { silence_ms: ms(silence_limit) }),
+                }
+            }
+        };
+        match deadline {
+            Some(deadline) => {
+                timeout_at(deadline, answer).await.unwrap_or(Err(JobError::TimedOut { limit_ms: ms(time_limit) }))
+            }
+            None => answer.await,
+        }
+    }
+
+    /// Whether a child that gave this error can take another request.
+    pub(crate) fn usable(error: &JobError) -> bool {
+        match error {
+            JobError::Input { .. }
+            | JobError::Failed { .. }
+            | JobError::Internal { .. }
+            | JobError::Memory { .. }
+            | JobError::Unprovable { .. } => true,
+            // What the libraries left behind after a panic or a refused allocation is anybody's guess.
+            JobError::Resources { .. }
+            | JobError::Start { .. }
+            | JobError::Crashed { .. }
+            | JobError::OutOfMemory { .. }
+            | JobError::CpuLimit
+            | JobError::TimedOut { .. }
+            | JobError::Hung { .. }
+            | JobError::Cancelled
+            | JobError::Protocol { .. } => false,
+        }
+    }
+
+    /// Kills the child and waits until it is gone.
+    pub(crate) async fn kill(&mut self) {
+        let _ = timeout(REAP_LIMIT, self.child.kill()).await;
+    }
+
+    /// Whether the child has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Memory that the child holds, in bytes; zero when unknown.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kilobytes.unwrap_or(0).saturating_mul(1024)
+    }
+
+    /// Names the end of a child whose socket has closed.
+    async fn end(&mut self) -> JobError {
+        match timeout(REAP_LIMIT, self.child.wait()).await {
+            Ok(Ok(status)) => {
+                // The listener may be a moment behind the child's last words.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                name_of_end(status, &Vec::from(words))
+            }
+            Ok(Err(e)) => JobError::Crashed { status: "unknown".into(), detail: format!(": {e}") },
+            Err(_) => {
+                self.kill().await;
+                JobError::Crashed { status: "it closed its descriptor".into(), detail: String::new() }
+            }
+        }
+    }
+}
+
+fn name_of_end(status: ExitStatus, words: &[String]) -> JobError {
+    const SIGABRT: i32 = 6;
+    const SIGKILL: i32 = 9;
+    const SIGXCPU: i32 = 24;
+    let detail = if words.is_empty() { String::new() } else { shorten(&format!(": {}", words.join(" | "))) };
+    let out_of_memory = words.iter().any(|line| line.contains("memory allocation of"));
+    let text = status.to_string();
+    match status.signal() {
+        Some(SIGXCPU) => JobError::CpuLimit,
+        Some(SIGKILL) => JobError::OutOfMemory { status: text, detail },
+        Some(SIGABRT) if out_of_memory => JobError::OutOfMemory { status: text, detail },
+        _ => JobError::Crashed { status: text, detail },
+    }
+}
+
+/// Logs a child's error output, a bounded number of bounded lines; what is over is read and thrown away, so that the
+/// child never blocks on it.
+async fn listen(stderr: ChildStderr, pid: u32, last_words: Arc<Mutex<VecDeque<String>>>) {
+    let mut reader = BufReader::new(stderr);
+    let mut lines = 0usize;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut limited = (&mut reader).take(LOG_LINE_BYTES_MAX);
+        match limited.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        if text.is_empty() {
+            continue;
+        }
+        lines = lines.saturating_add(1);
+        if lines <= LOG_LINES_MAX {
+            tracing::debug!(pid, line = %text, "worker");
+        }
+        let mut kept = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= LOG_LINES_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(text);
+    }
+}
+

@@ -1,0 +1,251 @@
+//! The records between a node and its worker: length, version, body; bounded on both sides.
+
+use std::io::{self, Read, Write};
+
+use bincode::{Decode, Encode};
+use types::codec::Wire;
+use types::felt::Felt;
+use types::job::{HashFunction, ProgramKind};
+use types::keys::PublicKey;
+use types::statement::Statement;
+use types::verdict::FailureReason;
+
+use crate::engine::{ProveError, ProveRequest, Proven};
+use crate::execute::{ExecuteRequest, Executed};
+use crate::inspect::Inspection;
+use crate::runner::RunError;
+use crate::stages::Stage;
+use crate::worker::sandbox::Sandbox;
+use crate::{error, limits};
+
+/// Room for everything in a record besides its blobs, in bytes.
+const OVERHEAD: usize = 1 << 20;
+/// Largest output, in bytes.
+const OUTPUT_BYTES: usize = limits::OUTPUT_WORDS_MAX * 32;
+
+/// What a worker is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Request {
+    Prove(Box<ProveBody>),
+    Execute { program: Vec<u8>, args: Option<Vec<u8>>, hash_function: HashFunction, max_steps: u64 },
+    Inspect { program: Vec<u8>, hash_function: Option<HashFunction> },
+    WarmUp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct ProveBody {
+    statement: Statement,
+    prover: PublicKey,
+    program: Vec<u8>,
+    args: Option<Vec<u8>>,
+    max_steps: u64,
+    memory_limit: Option<u64>,
+}
+
+impl Wire for Request {
+    const NAME: &'static str = "worker request";
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = limits::PROGRAM_BYTES_MAX + limits::ARGS_BYTES_MAX + OVERHEAD;
+}
+
+/// What a worker answers.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Response {
+    /// It is up, in this sandbox.
+    Ready(Sandbox),
+    /// A stage begins.
+    Stage(Stage),
+    Warm,
+    Proven(Box<ProvenBody>),
+    Executed { program_hash: Felt, output: Vec<Felt>, steps: u64 },
+    Inspected(InspectedBody),
+    Refused(Refusal),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct ProvenBody {
+    blob: Vec<u8>,
+    output: Vec<Felt>,
+    steps: u64,
+    total_steps: u64,
+    proof_bytes: u64,
+    verify_us: u64,
+    phases_ms: Vec<(Stage, u64)>,
+    estimated_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct InspectedBody {
+    kind: ProgramKind,
+    builtins: Vec<String>,
+    main: u64,
+    words: u64,
+    hints: u64,
+    hash_function: HashFunction,
+    program_hash: Felt,
+    pie_output: Option<Vec<Felt>>,
+}
+
+/// Why a worker did not do what it was asked. See [`ProveError`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Refusal {
+    Input { detail: String },
+    Failed { reason: FailureReason, detail: String, steps: u64 },
+    Resources { detail: String, steps: u64 },
+    Internal { detail: String },
+    Memory { needed: u64, limit: u64 },
+    Unprovable { detail: String },
+}
+
+impl Wire for Response {
+    const NAME: &'static str = "worker response";
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = proof::envelope::COMPRESSED_MAX + OUTPUT_BYTES + OVERHEAD;
+}
+
+impl From<&ProveRequest> for Request {
+    fn from(request: &ProveRequest) -> Self {
+        let ProveRequest { statement, prover, program, args, max_steps, memory_limit } = request.clone();
+        Self::Prove(Box::new(ProveBody { statement, prover, program, args, max_steps, memory_limit }))
+    }
+}
+
+impl From<ProveBody> for ProveRequest {
+    fn from(body: ProveBody) -> Self {
+        let ProveBody { statement, prover, program, args, max_steps, memory_limit } = body;
+        Self { statement, prover, program, args, max_steps, memory_limit }
+    }
+}
+
+impl From<&ExecuteRequest> for Request {
+    fn from(request: &ExecuteRequest) -> Self {
+        let ExecuteRequest { program, args, hash_function, max_steps } = request.clone();
+        Self::Execute { program, args, hash_function, max_steps }
+    }
+}
+
+impl From<Proven> for ProvenBody {
+    fn from(proven: Proven) -> Self {
+        let Proven { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes } = proven;
+        Self { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes }
+    }
+}
+
+impl From<ProvenBody> for Proven {
+    fn from(body: ProvenBody) -> Self {
+        let ProvenBody { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes } = body;
+        Self { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes }
+    }
+}
+
+impl From<Executed> for Response {
+    fn from(executed: Executed) -> Self {
+        let Executed { program_hash, output, steps } = executed;
+        Self::Executed { program_hash, output, steps }
+    }
+}
+
+fn to_u64(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+impl From<Inspection> for InspectedBody {
+    fn from(inspection: Inspection) -> Self {
+        let Inspection { kind, builtins, main, words, hints, hash_function, program_hash, pie_output } = inspection;
+        let (main, words, hints) = (to_u64(main), to_u64(words), to_u64(hints));
+        Self { kind, builtins, main, words, hints, hash_function, program_hash, pie_output }
+    }
+}
+
+impl From<InspectedBody> for Inspection {
+    fn from(body: InspectedBody) -> Self {
+        let InspectedBody { kind, builtins, main, words, hints, hash_function, program_hash, pie_output } = body;
+        let (main, words, hints) = (to_usize(main), to_usize(words), to_usize(hints));
+        Self { kind, builtins, main, words, hints, hash_function, program_hash, pie_output }
+    }
+}
+
+impl From<ProveError> for Refusal {
+    fn from(error: ProveError) -> Self {
+        let short = |text: String| error::shorten(&text);
+        match error {
+            ProveError::Input(inner) => Self::Input { detail: short(inner.to_string()) },
+            ProveError::Run(RunError::Failed { reason, detail, steps }) => {
+                Self::Failed { reason, detail: short(detail), steps }
+            }
+            ProveError::Run(RunError::Resources { detail, steps }) => Self::Resources { detail: short(detail), steps },
+            ProveError::Run(RunError::Internal { detail }) => Self::Internal { detail: short(detail) },
+            ProveError::Memory { needed, limit } => Self::Memory { needed, limit },
+            ProveError::Unprovable { detail } => Self::Unprovable { detail: short(detail) },
+        }
+    }
+}
+
+/// A record behind its length.
+pub(crate) fn frame<T: Wire>(record: &T) -> io::Result<Vec<u8>> {
+    let bytes = record.to_bytes();
+    if bytes.len() > T::BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} over {} bytes", T::NAME, T::BYTES_MAX)));
+    }
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    let mut out = Vec::with_capacity(bytes.len().saturating_add(4));
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&bytes);
+    Ok(out)
+}
+
+/// The length that a frame announces, held against the record's bound.
+pub(crate) fn frame_length<T: Wire>(head: [u8; 4]) -> io::Result<usize> {
+    let length = usize::try_from(u32::from_le_bytes(head)).map_err(io::Error::other)?;
+    if length > T::BYTES_MAX {
+        let text = format!("{}: {length} bytes announced, the limit is {}", T::NAME, T::BYTES_MAX);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(length)
+}
+
+/// Decodes a frame's content.
+pub(crate) fn parse<T: Wire>(bytes: &[u8]) -> io::Result<T> {
+    T::from_bytes(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+/// Reads one record; `None` at the end of the stream.
+pub(crate) fn read<T: Wire>(stream: &mut impl Read) -> io::Result<Option<T>> {
+    let mut head = [0u8; 4];
+    match stream.read_exact(&mut head) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(e) => return Err(e),
+    }
+    let mut bytes = vec![0u8; frame_length::<T>(head)?];
+    stream.read_exact(&mut bytes)?;
+    parse(&bytes).map(Some)
+}
+
+/// Writes one record.
+pub(crate) fn write<T: Wire>(stream: &mut impl Write, record: &T) -> io::Result<()> {
+    stream.write_all(&frame(record)?)?;
+    stream.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_survive_and_bounds_hold() {
+        let record = Request::Inspect { program: vec![1, 2, 3], hash_function: Some(HashFunction::Blake) };
+        let bytes = frame(&record).unwrap();
+        assert_eq!(read::<Request>(&mut bytes.as_slice()).unwrap(), Some(record));
+        assert_eq!(read::<Request>(&mut [].as_slice()).unwrap(), None);
+        assert!(read::<Request>(&mut &bytes[..bytes.len() - 1]).is_err());
+        let huge = u32::MAX.to_le_bytes();
+        assert!(read::<Response>(&mut huge.as_slice()).is_err());
+        let too_long = Request::Inspect { program: vec![0; Request::BYTES_MAX], hash_function: None };
+        assert!(frame(&too_long).is_err());
+    }
+}

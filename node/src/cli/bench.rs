@@ -1,0 +1,69 @@
+//! `bench cairo`: what this machine proves in what time, with the settings of the network.
+
+use clap::{Args, Subcommand};
+use prover::bench::{BenchOptions, cairo};
+use serde_json::{Value, json};
+
+use super::Output;
+use super::output::{plain, table};
+use crate::cpu;
+use crate::failure::Failure;
+
+/// Steps measured when none are named: the two sizes that are reported.
+const STEPS: [u64; 2] = [122_000, 1_200_000];
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Prove Cairo programs of given lengths.
+    Cairo(CairoArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CairoArgs {
+    /// Steps of each case [default: 122000 1200000].
+    #[arg(long, value_name = "N", num_args = 1..=16)]
+    steps: Vec<u64>,
+    /// Runs of each case; the median is reported.
+    #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    runs: u16,
+    /// Alternate with the plain library calls under the same settings, and report them, too.
+    #[arg(long)]
+    against_stock: bool,
+}
+
+pub(super) fn bench(out: Output, command: &BenchCommand) -> Result<(), Failure> {
+    let BenchCommand::Cairo(args) = command;
+    let steps = if args.steps.is_empty() { STEPS.to_vec() } else { args.steps.clone() };
+    if let Some(bad) = steps.iter().find(|n| **n < 1000 || **n > prover::limits::STEPS_MAX) {
+        return Err(Failure::usage("steps: outside what this engine proves")
+            .field("steps")
+            .value(bad)
+            .limit(format!("1000 to {}", prover::limits::STEPS_MAX)));
+    }
+    let options = BenchOptions { steps: steps.clone(), runs: usize::from(args.runs), against_stock: args.against_stock };
+    let cases = cairo(&options, |case, run| {
+        let steps = steps.get(case).copied().unwrap_or(0);
+        out.note(&format!("{steps} steps: run {} of {}", run.saturating_add(1), args.runs));
+    })
+    .map_err(|e| Failure::error("bench", e.to_string()))?;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let answer = json!({ "cpu_level": cpu::compiled_level(), "threads": threads, "runs": args.runs, "cases": cases });
+    out.answer(&answer, |answer| {
+        let columns = ["steps", "total_ms", "stock_ms", "verify_ms", "proof_bytes_zstd", "peak_rss_bytes", "verified"];
+        let rows: Vec<Vec<String>> = answer["cases"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|case| columns.iter().map(|column| shown(&case[*column])).collect())
+            .collect();
+        table(&columns, &rows)
+    })
+}
+
+/// Milliseconds with one digit behind the point, everything else as it is.
+fn shown(value: &Value) -> String {
+    match value.as_f64() {
+        Some(number) if value.is_f64() => format!("{number:.1}"),
+        _ => plain(value),
+    }
+}

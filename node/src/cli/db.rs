@@ -1,0 +1,91 @@
+//! `db version` and `db verify`, on the data of a node that is not running.
+
+use std::path::Path;
+
+use clap::Subcommand;
+use serde_json::{Map, Value, json};
+use storage::{Home, RocksStore, StorageError, Store, meta};
+
+use super::Context;
+use super::output::lines;
+use crate::failure::Failure;
+use crate::stored;
+
+/// Heights between two words about progress.
+const PROGRESS: u64 = 10_000;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DbCommand {
+    /// Version of the stored data and of this binary.
+    Version,
+    /// Read everything and check what it says about itself: exit 5 when something is damaged.
+    Verify,
+}
+
+pub(super) fn db(context: &Context, command: &DbCommand) -> Result<(), Failure> {
+    context.home.require()?;
+    let fail = |e: StorageError| stored::failure(&e);
+    let home = Home::open(context.home.root()).map_err(fail)?;
+    let folder = home.layout().db();
+    if is_empty(&folder)? {
+        return Err(Failure::error("no_data", "there is no stored data yet; the node was never started")
+            .field("db")
+            .value(folder.display())
+            .remedy("run: proofmesh start"));
+    }
+    let store = RocksStore::open(&folder).map_err(fail)?;
+    match command {
+        DbCommand::Version => {
+            let found = meta::schema(&store).map_err(fail)?;
+            let answer = json!({ "schema": found, "binary_schema": meta::SCHEMA_VERSION });
+            context.out.answer(&answer, |_| {
+                let found = found.map_or("none".to_string(), |version| version.to_string());
+                lines(&[("stored", found), ("this binary", meta::SCHEMA_VERSION.to_string())])
+            })
+        }
+        DbCommand::Verify => verify(context, &store),
+    }
+}
+
+fn is_empty(folder: &Path) -> Result<bool, Failure> {
+    let mut entries = std::fs::read_dir(folder).map_err(|e| Failure::io(folder, "reading", &e))?;
+    Ok(entries.next().is_none())
+}
+
+fn verify(context: &Context, store: &RocksStore) -> Result<(), Failure> {
+    let snapshot = store.snapshot();
+    let mut progress = |height: types::ids::Height| {
+        if height.0.is_multiple_of(PROGRESS) {
+            context.out.note(&format!("checked up to height {height}"));
+        }
+    };
+    let report = meta::verify(&snapshot, &mut progress).map_err(|e| stored::failure(&e))?;
+    let own = context.home.genesis()?.hash();
+    if own != report.genesis {
+        return Err(Failure::config("the stored data belongs to another chain than genesis.json")
+            .field("genesis_hash")
+            .value(report.genesis)
+            .limit(own)
+            .remedy("restore the right genesis.json, or use another home"));
+    }
+    let records: Map<String, Value> =
+        report.records.iter().map(|(table, count)| ((*table).to_string(), json!(count))).collect();
+    let answer = json!({
+        "ok": true,
+        "schema": report.schema,
+        "chain_id": report.chain_id,
+        "genesis_hash": report.genesis,
+        "height": report.head.height,
+        "block": report.head.block_id,
+        "transactions": report.transactions,
+        "records": records,
+    });
+    context.out.answer(&answer, |_| {
+        lines(&[
+            ("ok", "every record was read and fits the others".into()),
+            ("chain", format!("{} ({})", report.chain_id, report.genesis)),
+            ("height", report.head.height.to_string()),
+            ("transactions", report.transactions.to_string()),
+        ])
+    })
+}

@@ -1,0 +1,214 @@
+//! `job status|watch|list|cancel|explain|receipt`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use types::Wire;
+use types::ids::JobId;
+use types::keys::PublicKey;
+use types::transaction::Action;
+
+use super::output::{lines, plain, table};
+use super::submit::{self, SubmitArgs};
+use super::tx::{Signer, SigningArgs};
+use super::{ClientArgs, Context, wait};
+use crate::client::{Client, block_on};
+use crate::failure::{Exit, Failure};
+use crate::files;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JobCommand {
+    /// Submit a program to be proved.
+    Submit(Box<SubmitArgs>),
+    /// How far a job is.
+    Status(JobArgs),
+    /// Follow a job to its end.
+    Watch(JobArgs),
+    /// List jobs, newest first.
+    List(ListArgs),
+    /// Withdraw an own job that has no proof in voting.
+    Cancel(CancelArgs),
+    /// Say why a job waits, or how it ended.
+    Explain(JobArgs),
+    /// Take the receipt of a completed job.
+    Receipt(ReceiptArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JobArgs {
+    /// Job id.
+    id: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum StatusFilter {
+    Running,
+    Completed,
+    Failed,
+    Expired,
+    Cancelled,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Only jobs of this account (public key).
+    #[arg(long, value_name = "KEY")]
+    sender: Option<String>,
+    /// Only jobs with this status.
+    #[arg(long)]
+    status: Option<StatusFilter>,
+    /// Only jobs after this one: the last of the page before.
+    #[arg(long, value_name = "ID")]
+    after: Option<String>,
+    /// Most jobs to list.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
+    limit: u32,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CancelArgs {
+    /// Job id.
+    id: String,
+    #[command(flatten)]
+    signing: SigningArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReceiptArgs {
+    /// Job id.
+    id: String,
+    /// File to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) fn job(context: &Context, command: &JobCommand) -> Result<(), Failure> {
+    match command {
+        JobCommand::Submit(args) => submit::submit(context, args),
+        JobCommand::Status(args) => status(context, args),
+        JobCommand::Watch(args) => {
+            let (id, client) = (job_id(&args.id)?, Client::of(&context.home, &args.client)?);
+            let end = block_on(async {
+                // A job that nobody knows is told at once, not waited for.
+                client.call::<Value>("job_status", json!([id])).await?;
+                wait::follow(context, &client, id).await
+            })?;
+            wait::finish(context, &end, &end)
+        }
+        JobCommand::List(args) => list(context, args),
+        JobCommand::Cancel(args) => cancel(context, args),
+        JobCommand::Explain(args) => explain(context, args),
+        JobCommand::Receipt(args) => receipt(context, args),
+    }
+}
+
+fn job_id(text: &str) -> Result<JobId, Failure> {
+    text.parse().map_err(|e| Failure::of_type(Exit::Usage, &e))
+}
+
+fn ask(context: &Context, args: &JobArgs, method: &str) -> Result<Value, Failure> {
+    let id = job_id(&args.id)?;
+    block_on(Client::of(&context.home, &args.client)?.call(method, json!([id])))
+}
+
+fn status(context: &Context, args: &JobArgs) -> Result<(), Failure> {
+    let job = ask(context, args, "job_status")?;
+    context.out.answer(&job, |job| {
+        let names = ["job_id", "status", "stage", "submitted_height", "deadline_ms", "fee", "error", "receipt_ready"];
+        let mut text = lines(&names.map(|name| (name, plain(&job[name]))));
+        let columns = ["index", "kind", "state", "attempt", "rank", "prover"];
+        let rows: Vec<Vec<String>> = job["tasks"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|task| columns.iter().map(|column| plain(&task[*column])).collect())
+            .collect();
+        text.push_str(&table(&columns, &rows));
+        text
+    })
+}
+
+fn list(context: &Context, args: &ListArgs) -> Result<(), Failure> {
+    let sender: Option<PublicKey> =
+        args.sender.as_deref().map(str::parse).transpose().map_err(|e| Failure::of_type(Exit::Usage, &e))?;
+    let after: Option<JobId> = args.after.as_deref().map(job_id).transpose()?;
+    let status = args.status.and_then(|s| s.to_possible_value()).map(|s| s.get_name().to_string());
+    let params = json!({ "sender": sender, "status": status, "after": after, "limit": args.limit });
+    let jobs: Value = block_on(Client::of(&context.home, &args.client)?.call("job_list", params))?;
+    context.out.answer(&jobs, |jobs| {
+        let columns = ["job_id", "status", "stage", "submitted_height", "fee", "receipt_ready"];
+        let rows: Vec<Vec<String>> = jobs
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|job| columns.iter().map(|column| plain(&job[*column])).collect())
+            .collect();
+        if rows.is_empty() { "no jobs".into() } else { table(&columns, &rows) }
+    })
+}
+
+fn cancel(context: &Context, args: &CancelArgs) -> Result<(), Failure> {
+    let job = job_id(&args.id)?;
+    let signer = Signer::open(context, &args.signing)?;
+    let client = Client::of(&context.home, &args.client)?;
+    block_on(async {
+        let signed = signer.sign(&client, Action::CancelJob { job }, true).await?;
+        let answer: Value = client.call_slow("job_cancel", json!([hex::encode(signed.to_bytes())])).await?;
+        context.out.answer(&answer, |answer| {
+            lines(&[("tx_id", plain(&answer["tx_id"])), ("status", plain(&answer["status"]))])
+        })
+    })
+}
+
+fn explain(context: &Context, args: &JobArgs) -> Result<(), Failure> {
+    let answer = ask(context, args, "job_explain")?;
+    context.out.answer(&answer, |answer| {
+        let mut text = format!("{}\n", plain(&answer["summary"]));
+        for reason in answer["reasons"].as_array().into_iter().flatten() {
+            text.push_str(&format!("- {}\n", plain(reason)));
+        }
+        let columns = ["rank", "prover", "eligible_now", "note"];
+        let rows: Vec<Vec<String>> = answer["ranks"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|rank| columns.iter().map(|column| plain(&rank[*column])).collect())
+            .collect();
+        if !rows.is_empty() {
+            text.push_str(&table(&columns, &rows));
+        }
+        text
+    })
+}
+
+fn receipt(context: &Context, args: &ReceiptArgs) -> Result<(), Failure> {
+    let id = job_id(&args.id)?;
+    let client = Client::of(&context.home, &args.client)?;
+    let answer: Value = block_on(client.call_slow("job_receipt", json!([id])))?;
+    let bytes = answer["receipt"]
+        .as_str()
+        .and_then(|digits| hex::decode(digits).ok())
+        .ok_or_else(|| Failure::error("bad_answer", "job_receipt: the answer has no receipt in hex"))?;
+    // What is kept must at least be a receipt of this job; whether it is valid is for `verify` to say.
+    let read = types::receipt::Receipt::from_bytes(&bytes).map_err(|e| Failure::of_type(Exit::Error, &e))?;
+    if read.statement.job != id {
+        return Err(Failure::error("bad_answer", "the node handed out the receipt of another job")
+            .field("job_id")
+            .value(read.statement.job)
+            .limit(id));
+    }
+    files::replace(&args.output, &bytes)?;
+    let answer = json!({ "job_id": id, "file": args.output, "bytes": bytes.len() });
+    context.out.answer(&answer, |_| {
+        format!("{} ({} bytes)\ncheck it: proofmesh verify {} --genesis FILE", args.output.display(), bytes.len(), args.output.display())
+    })
+}

@@ -1,0 +1,201 @@
+//! `start`: configuration and keys checked, home locked, engine and edge up; then waiting for a signal or the engine's end.
+
+use std::time::Duration;
+
+use clap::Args;
+use engine::api::EngineHandle;
+use engine::{EngineConfig, ExecutorConfig, ProverConfig, StopReason};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use toml::Value as Toml;
+use tracing::{error, info, warn};
+use types::genesis::Genesis;
+
+use super::Context;
+use crate::config::{Config, layers};
+use crate::failure::{Exit, Failure};
+use crate::{cpu, http, keys, stored, system};
+
+/// Longest wait for the engine to drain; it ends by itself before.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(12);
+/// Memory of a child that inspects or re-executes a program, bytes.
+const EXECUTOR_MEMORY: u64 = 4 << 30;
+/// Processor time of such a child, seconds.
+const EXECUTOR_SECONDS: u64 = 600;
+/// Left to the node itself and the system when the prover takes what is free, MiB.
+const MEMORY_LEFT_MIB: u64 = 512;
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// Address of JSON-RPC and HTTP, IP:PORT.
+    #[arg(long, value_name = "ADDR")]
+    rpc: Option<String>,
+    /// Address of the peer-to-peer network, IP:PORT or multiaddr.
+    #[arg(long, value_name = "ADDR")]
+    p2p: Option<String>,
+    /// text or json.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Levels by module, as in info,engine=debug.
+    #[arg(long, value_name = "LEVELS")]
+    log_filter: Option<String>,
+}
+
+impl StartArgs {
+    fn flags(&self) -> layers::Flags {
+        let text = |value: &String| Toml::String(value.clone());
+        let mut flags: layers::Flags = vec![];
+        flags.extend(self.rpc.as_ref().map(|v| ("rpc.listen", text(v))));
+        flags.extend(self.p2p.as_ref().map(|v| ("p2p.listen", Toml::Array(vec![text(v)]))));
+        flags.extend(self.log_format.as_ref().map(|v| ("log.format", text(v))));
+        flags.extend(self.log_filter.as_ref().map(|v| ("log.filter", text(v))));
+        flags
+    }
+}
+
+pub(super) fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
+    context.home.require()?;
+    let config = layers::load(&context.home, args.flags())?.config;
+    let genesis = context.home.genesis()?;
+    // Before the lock: opening the home narrows its folders' modes, and a key folder that was open must be told.
+    keys::check_dir(&context.home.keys_dir())?;
+    let engine_config = engine_config(context, &config, genesis)?;
+    let lock = storage::Home::open(context.home.root()).map_err(|e| stored::failure(&e))?;
+    log_to_stderr(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::error("io", format!("starting the runtime: {e}")))?;
+    let result = runtime.block_on(run(&config, engine_config));
+    // Blocking work that does not end must not keep the process: everything that matters is on disk by now.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(lock);
+    result
+}
+
+fn engine_config(context: &Context, config: &Config, genesis: Genesis) -> Result<EngineConfig, Failure> {
+    let home = &context.home;
+    let node_key_seed = keys::read(&home.node_key())?.to_seed();
+    let account = keys::read(&home.account_key())?;
+    let consensus_key = if config.node.validator { Some(keys::read(&home.consensus_key())?) } else { None };
+    let worker_exe = std::env::current_exe()
+        .map_err(|e| Failure::error("io", format!("finding the own binary, which is also the worker: {e}")))?;
+    let threads = match config.prover.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+        n => usize::try_from(n).unwrap_or(1),
+    };
+    let memory_bytes = match config.prover.memory_mib {
+        0 => system::memory().total_mb.saturating_sub(MEMORY_LEFT_MIB) << 20,
+        mib => u64::from(mib) << 20,
+    };
+    let prover = config.node.prover.then(|| ProverConfig {
+        key: account.clone(),
+        worker_exe: worker_exe.clone(),
+        threads,
+        memory_bytes,
+        idle_ms: config.prover.idle_s.saturating_mul(1000),
+    });
+    Ok(EngineConfig {
+        home: home.root().to_path_buf(),
+        genesis,
+        node_key_seed,
+        consensus_key,
+        account: account.public(),
+        prover,
+        executor: ExecutorConfig { worker_exe, memory_bytes: EXECUTOR_MEMORY, seconds_max: EXECUTOR_SECONDS },
+        listen: config.p2p.listen.clone(),
+        external: config.p2p.external.clone(),
+        bootstrap: config.p2p.bootstrap.clone(),
+        testnet: config.node.testnet,
+        disk_budget_bytes: config.storage.blob_budget_mib << 20,
+    })
+}
+
+/// Logs go to standard error: standard output is for answers.
+fn log_to_stderr(config: &Config) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
+        .map_err(|e| Failure::config(format!("log.filter: {e}")).field("log.filter").value(&config.log.filter))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = if config.log.format == "json" {
+        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+    } else {
+        builder.try_init()
+    };
+    set.map_err(|e| Failure::error("internal", format!("starting the log: {e}")))
+}
+
+async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure> {
+    // Handlers first: a signal that arrives while the node starts must not kill it half-way.
+    let handler = |kind| signal(kind).map_err(|e| Failure::error("io", format!("handling signals: {e}")));
+    let mut signals = Signals { terminate: handler(SignalKind::terminate())?, interrupt: handler(SignalKind::interrupt())? };
+    let address = config.rpc_listen()?;
+    let listener = http::listen(address).await?;
+    let bound = listener.local_addr().unwrap_or(address);
+    let (chain_id, genesis) = (engine_config.genesis.chain_id.clone(), engine_config.genesis.hash());
+    let engine = engine::start(engine_config).await.map_err(start_failure)?;
+    let server = http::serve(listener, engine.clone(), config)?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        cpu_level = cpu::compiled_level(),
+        chain_id,
+        genesis = %genesis,
+        rpc = %bound,
+        validator = config.node.validator,
+        prover = config.node.prover,
+        "node is up"
+    );
+    let ended = tokio::select! {
+        reason = engine.stopped() => reason,
+        name = signals.next() => {
+            info!(signal = name, "draining; a second signal ends at once");
+            drain(&engine, server, &mut signals).await;
+            return Ok(());
+        }
+    };
+    server.shutdown().await;
+    match ended {
+        StopReason::Shutdown => Ok(()),
+        StopReason::Safety(why) => {
+            error!(%why, "safety stop");
+            Err(Failure::new(Exit::Safety, "safety_stop", format!("the node stopped for safety: {why}"))
+                .remedy("do not restart it blindly: find the cause first; see the log and: proofmesh db verify"))
+        }
+        StopReason::Corruption(why) => {
+            Err(Failure::new(Exit::Corruption, "corruption", format!("stored data is damaged: {why}"))
+                .remedy("see: proofmesh db verify; restore the home from a backup, or make a new one and let it sync"))
+        }
+    }
+}
+
+/// Stops intake, then the engine; a second signal cuts it short.
+async fn drain(engine: &EngineHandle, server: http::Server, signals: &mut Signals) {
+    let work = async {
+        server.shutdown().await;
+        engine.shutdown().await;
+    };
+    tokio::select! {
+        done = tokio::time::timeout(SHUTDOWN_TIMEOUT, work) => match done {
+            Ok(()) => info!("stopped"),
+            Err(_) => warn!("draining took too long; what was acknowledged is on disk"),
+        },
+        name = signals.next() => warn!(signal = name, "second signal: ending at once"),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Why the engine did not start.
+fn start_failure(error: engine::StartError) -> Failure {
+    Failure::error("start", error.to_string())
+}

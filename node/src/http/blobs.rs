@@ -1,0 +1,121 @@
+//! `PUT /v1/blobs` and `GET /v1/blobs/HASH`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::Extension;
+use http_body_util::BodyExt;
+use serde_json::json;
+use tokio::time::timeout;
+use types::ids::BlobHash;
+use types::limits::BLOB_BYTES_MAX;
+
+use super::refusal::{Refusal, json_response};
+use super::{ClientAddress, Edge};
+
+/// Longest wait for the next part of an upload.
+const PART_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest upload.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Takes a blob, part by part.
+pub(super) async fn put(
+    State(edge): State<Arc<Edge>>,
+    Extension(ClientAddress(address)): Extension<ClientAddress>,
+    request: Request<Body>,
+) -> Response {
+    let permit = match edge.addresses.call(address.ip(), Instant::now()) {
+        Ok(permit) => permit,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let result = match timeout(UPLOAD_TIMEOUT, receive(&edge, address.ip(), request)).await {
+        Ok(result) => result,
+        Err(_) => Err(too_slow(UPLOAD_TIMEOUT)),
+    };
+    drop(permit);
+    match result {
+        Ok(blob) => {
+            edge.metrics.blobs_uploaded.inc();
+            edge.metrics.blob_bytes_uploaded.inc_by(blob.bytes);
+            json_response(StatusCode::CREATED, &json!({ "hash": blob.hash, "bytes": blob.bytes }))
+        }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn receive(
+    edge: &Edge,
+    address: std::net::IpAddr,
+    request: Request<Body>,
+) -> Result<types::job::BlobRef, Refusal> {
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if let Some(bytes) = declared.filter(|bytes| *bytes > BLOB_BYTES_MAX) {
+        return Err(too_large(bytes));
+    }
+    let mut upload = edge.engine.blob_upload().await?;
+    let mut body = request.into_body();
+    let mut sum = 0u64;
+    loop {
+        let frame = match timeout(PART_TIMEOUT, body.frame()).await {
+            Err(_) => return Err(too_slow(PART_TIMEOUT)),
+            Ok(None) => break,
+            Ok(Some(Err(e))) => return Err(Refusal::new("invalid_body", format!("the body can't be read: {e}"))),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Some(part) = frame.data_ref() else { continue };
+        let bytes = u64::try_from(part.len()).unwrap_or(u64::MAX);
+        sum = sum.saturating_add(bytes);
+        if sum > BLOB_BYTES_MAX {
+            return Err(too_large(sum));
+        }
+        edge.addresses.upload(address, bytes, Instant::now())?;
+        upload.write(part).await?;
+    }
+    if sum == 0 {
+        return Err(Refusal::field("invalid_body", "bytes", 0, format!("1 to {BLOB_BYTES_MAX}"), "the blob is empty".into()));
+    }
+    Ok(upload.finish().await?)
+}
+
+/// Hands out a blob.
+pub(super) async fn get(
+    State(edge): State<Arc<Edge>>,
+    Extension(ClientAddress(address)): Extension<ClientAddress>,
+    Path(hash): Path<String>,
+) -> Response {
+    let read = async {
+        let permit = edge.addresses.call(address.ip(), Instant::now())?;
+        let hash: BlobHash =
+            hash.parse().map_err(|e: types::TypeError| Refusal::params("hash", &hash, "64 hex digits", e.to_string()))?;
+        let bytes = edge.engine.blob(hash).await?;
+        drop(permit);
+        Ok::<_, Refusal>((hash, bytes))
+    };
+    match read.await {
+        Err(refusal) => refusal.into_response(),
+        Ok((hash, bytes)) => {
+            let mut response = Response::new(Body::from(bytes));
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
+            if let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\"")) {
+                headers.insert(header::ETAG, tag);
+            }
+            response
+        }
+    }
+}
+
+fn too_large(bytes: u64) -> Refusal {
+    let message = format!("a blob has at most {BLOB_BYTES_MAX} bytes");
+    Refusal::field("too_large", "bytes", bytes, BLOB_BYTES_MAX, message)
+}
+
+fn too_slow(limit: Duration) -> Refusal {
+    let message = format!("the upload stood still or took too long (limit {} s); send it again", limit.as_secs());
+    Refusal::field("timeout", "upload", "unfinished", limit.as_secs(), message)
+}

@@ -1,0 +1,113 @@
+//! The one form of errors at the edge: a JSON-RPC error object with a stable number and `data {code, field, value, limit}`.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use engine::api::ApiError;
+use jsonrpsee::types::ErrorObjectOwned;
+use serde::Serialize;
+use serde_json::json;
+
+/// Why a request was refused.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    /// Stable name and fields.
+    pub(crate) error: ApiError,
+}
+
+/// `data` of an error object.
+#[derive(Serialize)]
+struct Data<'a> {
+    code: &'a str,
+    field: Option<&'a str>,
+    value: Option<&'a str>,
+    limit: Option<&'a str>,
+}
+
+impl Refusal {
+    /// A refusal about one field.
+    pub(crate) fn field(code: &str, field: &str, value: impl ToString, limit: impl ToString, message: String) -> Self {
+        let mut error = ApiError::field(code, field, value, limit, message);
+        // A client's own text may come back, but not more of it than says what it was.
+        error.value = error.value.map(|value| value.chars().take(200).collect());
+        Self { error }
+    }
+
+    /// A refusal without field details.
+    pub(crate) fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { error: ApiError::new(code, message) }
+    }
+
+    /// Wrong parameters of a call.
+    pub(crate) fn params(field: &str, value: impl ToString, limit: impl ToString, message: String) -> Self {
+        Self::field("invalid_params", field, value, limit, message)
+    }
+
+    /// The JSON-RPC error number: fixed per kind, so that clients can branch on it.
+    pub(crate) fn number(&self) -> i32 {
+        match self.error.code.as_str() {
+            "invalid_params" => -32602,
+            "internal" => -32603,
+            code if code.starts_with("unknown_") || code == "not_found" => -32001,
+            "pruned" => -32002,
+            "receipt_not_ready" => -32003,
+            "timeout" => -32004,
+            "rate_limited" | "quota" => -32005,
+            "overloaded" => -32006,
+            "node_stopping" => -32007,
+            "too_large" | "batch_too_large" => -32008,
+            _ => -32010,
+        }
+    }
+
+    /// The HTTP status where the answer is no JSON-RPC result.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self.error.code.as_str() {
+            code if code.starts_with("unknown_") || code == "not_found" => StatusCode::NOT_FOUND,
+            "pruned" => StatusCode::GONE,
+            "timeout" => StatusCode::REQUEST_TIMEOUT,
+            "rate_limited" | "quota" => StatusCode::TOO_MANY_REQUESTS,
+            "overloaded" | "node_stopping" | "receipt_not_ready" => StatusCode::SERVICE_UNAVAILABLE,
+            "too_large" | "batch_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+            "internal" => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    fn data(&self) -> Data<'_> {
+        let ApiError { code, field, value, limit, .. } = &self.error;
+        Data { code, field: field.as_deref(), value: value.as_deref(), limit: limit.as_deref() }
+    }
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self { error }
+    }
+}
+
+impl From<Refusal> for ErrorObjectOwned {
+    fn from(refusal: Refusal) -> Self {
+        Self::owned(refusal.number(), refusal.error.message.clone(), Some(refusal.data()))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = json!({
+            "jsonrpc": "2.0",
+            "id": null,
+            "error": { "code": self.number(), "message": self.error.message, "data": self.data() },
+        });
+        json_response(self.status(), &body)
+    }
+}
+
+/// A JSON answer.
+pub(crate) fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
+    let text = serde_json::to_string(body).unwrap_or_default();
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    response
+}

@@ -1,0 +1,118 @@
+//! What every call passes on its way in, over HTTP and WebSocket alike: the rate of its client address, the count of calls
+//! under way, and the edge's metrics.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jsonrpsee::server::middleware::rpc::{Batch, BatchEntry, Notification, Request, RpcServiceT};
+use jsonrpsee::server::{BatchResponseBuilder, MethodResponse};
+use jsonrpsee::types::ErrorObjectOwned;
+
+use super::methods::NAMES;
+use crate::http::{ClientAddress, Edge};
+
+/// Largest answer to a batch, bytes.
+const BATCH_ANSWER_MAX: usize = 72 << 20;
+
+/// Puts a [`Guard`] around the module's service.
+#[derive(Clone)]
+pub(crate) struct GuardLayer {
+    edge: Arc<Edge>,
+}
+
+impl GuardLayer {
+    /// A layer for this edge.
+    pub(crate) fn new(edge: Arc<Edge>) -> Self {
+        Self { edge }
+    }
+}
+
+impl<S> tower::Layer<S> for GuardLayer {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Guard<S> {
+        Guard { inner, edge: Arc::clone(&self.edge) }
+    }
+}
+
+/// The module's service behind the limits.
+#[derive(Clone)]
+pub(crate) struct Guard<S> {
+    inner: S,
+    edge: Arc<Edge>,
+}
+
+impl<S> RpcServiceT for Guard<S>
+where
+    S: RpcServiceT<MethodResponse = MethodResponse, NotificationResponse = MethodResponse, BatchResponse = MethodResponse>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    type MethodResponse = MethodResponse;
+    type NotificationResponse = MethodResponse;
+    type BatchResponse = MethodResponse;
+
+    fn call<'a>(&self, request: Request<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {
+        let Self { inner, edge } = self.clone();
+        async move {
+            let method = NAMES.iter().copied().find(|name| *name == request.method_name()).unwrap_or("other");
+            // Every request carries the address; one that did not would share the limits of "nobody".
+            let address = request.extensions().get::<ClientAddress>().map_or(IpAddr::from([0, 0, 0, 0]), |a| a.0.ip());
+            let permit = match edge.addresses.call(address, Instant::now()) {
+                Ok(permit) => permit,
+                Err(refusal) => {
+                    edge.metrics.calls.with_label_values(&[method, "limited"]).inc();
+                    return MethodResponse::error(request.id, ErrorObjectOwned::from(refusal));
+                }
+            };
+            let since = Instant::now();
+            let response = inner.call(request).await;
+            drop(permit);
+            let outcome = if response.is_success() { "ok" } else { "error" };
+            edge.metrics.calls.with_label_values(&[method, outcome]).inc();
+            let seconds = since.elapsed().as_secs_f64();
+            edge.metrics.call_seconds.with_label_values(&[method]).observe(seconds);
+            if method == "job_submit" {
+                edge.metrics.submission_seconds.observe(seconds);
+            }
+            response
+        }
+    }
+
+    fn batch<'a>(&self, batch: Batch<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {
+        let guard = self.clone();
+        async move {
+            let mut answers = BatchResponseBuilder::new_with_limit(BATCH_ANSWER_MAX);
+            let mut notified = false;
+            for entry in batch {
+                let answer = match entry {
+                    Ok(BatchEntry::Call(request)) => guard.call(request).await,
+                    Ok(BatchEntry::Notification(notification)) => {
+                        notified = true;
+                        guard.notification(notification).await;
+                        continue;
+                    }
+                    Err(error) => {
+                        let (error, id) = error.into_parts();
+                        MethodResponse::error(id, error)
+                    }
+                };
+                if let Err(over_limit) = answers.append(answer) {
+                    return over_limit;
+                }
+            }
+            if answers.is_empty() && notified {
+                MethodResponse::notification()
+            } else {
+                MethodResponse::from_batch(answers.finish())
+            }
+        }
+    }
+
+    fn notification<'a>(&self, notification: Notification<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {
+        self.inner.notification(notification)
+    }
+}

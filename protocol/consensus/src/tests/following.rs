@@ -1,0 +1,195 @@
+//! Nodes that are behind or do not vote: they decide from certificates, fetch what is missing, and sign nothing.
+
+use types::gossip::ProposalMessage;
+use types::ids::{Height, TimeMs};
+use types::rpc_sync::Request;
+use types::vote::VoteKind;
+
+use super::*;
+use crate::admission::Fault;
+use crate::proposer::proposer;
+use crate::sync::{Sync, SyncInput, SyncOutput};
+
+#[test]
+fn a_node_without_a_key_follows_and_leaves_no_trace() {
+    let mut net = Net::new(4, 1, 9);
+    net.run(4);
+    let follower = &net.nodes[4];
+    assert_eq!(follower.published, 0);
+    assert!(follower.disk.wal.is_empty() && follower.disk.guard.is_empty());
+    assert!(!follower.machine.as_ref().unwrap().is_signing());
+}
+
+#[test]
+fn a_key_outside_the_set_only_follows() {
+    let keys = keys(4);
+    let outsider = SecretKey::from_seed([50; 32]);
+    let (mut machine, out) = started(&keys, Some(&outsider));
+    assert!(!out.iter().any(|o| matches!(o, Output::BuildBlock { .. })));
+    let block = block(1, keys[1].public(), None, 1);
+    let decided = DecidedBlock { certificate: certificate(&keys, &block, 0), block: block.clone() };
+    machine.handle(TimeMs(1), Input::Synced(decided.clone())).unwrap();
+    let answer = Input::BlockChecked { height: Height(1), round: Round(0), block: block.id(), valid: true };
+    assert_eq!(machine.handle(TimeMs(2), answer).unwrap().last(), Some(&Output::Decided(decided)));
+}
+
+#[test]
+fn a_synced_certificate_of_a_later_round_decides_too() {
+    let keys = keys(4);
+    let (mut machine, _) = started(&keys, Some(&keys[0]));
+    let block = block(1, keys[1].public(), None, 1);
+    let decided = DecidedBlock { certificate: certificate(&keys[..3], &block, 7), block: block.clone() };
+    let out = machine.handle(TimeMs(1), Input::Synced(decided.clone())).unwrap();
+    assert!(out.iter().any(|o| matches!(o, Output::CheckBlock { round: Round(7), .. })));
+    let answer = Input::BlockChecked { height: Height(1), round: Round(7), block: block.id(), valid: true };
+    assert_eq!(machine.handle(TimeMs(2), answer).unwrap().last(), Some(&Output::Decided(decided)));
+}
+
+#[test]
+fn a_withheld_answer_costs_a_round_and_a_later_one_counts() {
+    let keys = keys(4);
+    let who = proposer(&set_of(&keys), Height(1), Round(0)).unwrap();
+    let key = keys.iter().find(|k| k.public() == who).unwrap();
+    let own = keys.iter().find(|k| k.public() != who).unwrap();
+    let (mut machine, _) = started(&keys, Some(own));
+    let block = block(1, who, None, 1);
+    let message = ProposalMessage { proposal: proposal(key, 1, 0, block.id()), block: block.clone() };
+    let out = machine.handle(TimeMs(1), Input::Proposal(message)).unwrap();
+    assert!(!out.iter().any(|o| matches!(o, Output::Publish(_))), "no vote before the block is checked");
+    let timer = TimerId { height: Height(1), round: Round(0), kind: crate::TimerKind::Propose };
+    let out = machine.handle(TimeMs(300), Input::Timer(timer)).unwrap();
+    let nil = |o: &Output| matches!(o, Output::Publish(ConsensusMessage::Vote { vote, .. }) if vote.vote.value.is_none());
+    assert!(out.iter().any(nil), "it prevotes nil");
+    let others: Vec<_> = keys.iter().filter(|k| k.public() != own.public()).collect();
+    for key in &others {
+        machine.handle(TimeMs(301), vote_message(vote(key, VoteKind::Prevote, 1, 0, Some(block.id())))).unwrap();
+    }
+    let answer = Input::BlockChecked { height: Height(1), round: Round(0), block: block.id(), valid: true };
+    let out = machine.handle(TimeMs(302), answer).unwrap();
+    let commits = |o: &Output| matches!(o, Output::Publish(ConsensusMessage::Vote { vote, .. }) if vote.vote.kind == VoteKind::Precommit && vote.vote.value == Some(block.id()));
+    assert!(out.iter().any(commits), "with the polka of the others it precommits");
+}
+
+#[test]
+fn a_proposal_without_its_block_is_fetched() {
+    let keys = keys(4);
+    let who = proposer(&set_of(&keys), Height(1), Round(0)).unwrap();
+    let key = keys.iter().find(|k| k.public() == who).unwrap();
+    let own = keys.iter().find(|k| k.public() != who).unwrap();
+    let (mut machine, _) = started(&keys, Some(own));
+    let good = block(1, who, None, 1);
+    let out = machine.handle(TimeMs(1), Input::ProposalOnly(proposal(key, 1, 0, good.id()))).unwrap();
+    assert!(out.contains(&Output::FetchBlock { height: Height(1), block: good.id() }));
+    assert_eq!(machine.wanted_blocks(), vec![good.id()]);
+    let mut other_body = good.clone();
+    other_body.last_commit = Some(certificate(&keys, &good, 0));
+    assert_eq!(machine.handle(TimeMs(2), Input::BlockFetched { height: Height(1), block: other_body }).unwrap(), vec![]);
+    let out = machine.handle(TimeMs(2), Input::BlockFetched { height: Height(1), block: good.clone() }).unwrap();
+    assert!(matches!(out.as_slice(), [Output::CheckBlock { block, .. }] if block.id() == good.id()));
+    assert_eq!(machine.votes_of(Height(1)).1.len(), 1);
+    assert!(machine.proposed_block(Height(1), good.id()).is_some());
+}
+
+/// A chain of `n` blocks decided by `keys`.
+fn chain(keys: &[SecretKey], n: u64) -> Vec<DecidedBlock> {
+    let mut chain: Vec<DecidedBlock> = Vec::new();
+    for height in 1..=n {
+        let block = block(height, keys[0].public(), chain.last(), 0);
+        chain.push(DecidedBlock { certificate: certificate(keys, &block, 0), block });
+    }
+    chain
+}
+
+struct Fetching {
+    sync: Sync,
+    set: ValidatorSet,
+    now: u64,
+    height: u64,
+    asked: Vec<(u64, Request)>,
+    penalised: Vec<(u64, Fault)>,
+    up_to_date: usize,
+}
+
+impl Fetching {
+    fn new(keys: &[SecretKey], peers: u64, claimed: u64) -> Self {
+        let set = set_of(keys);
+        let mut f = Self { sync: Sync::new(CHAIN), set, now: 0, height: 0, asked: vec![], penalised: vec![], up_to_date: 0 };
+        f.feed(SyncInput::Local { height: Height(0), set: f.set.clone() });
+        for peer in 0..peers {
+            f.feed(SyncInput::Joined { peer });
+            f.feed(SyncInput::Status { peer, height: Height(claimed), lowest: Height(1) });
+        }
+        f
+    }
+
+    fn feed(&mut self, input: SyncInput) {
+        for output in self.sync.handle(TimeMs(self.now), input) {
+            match output {
+                SyncOutput::Request { request: Request::Status, .. } => {}
+                SyncOutput::Request { peer, request } => self.asked.push((peer, request)),
+                SyncOutput::Apply(decided) => {
+                    assert_eq!(decided.certificate.height.0, self.height + 1, "strictly in order");
+                    self.height += 1;
+                    let set = self.set.clone();
+                    self.feed(SyncInput::Local { height: Height(self.height), set });
+                }
+                SyncOutput::Penalise { peer, fault } => self.penalised.push((peer, fault)),
+                SyncOutput::UpToDate { .. } => self.up_to_date += 1,
+            }
+        }
+    }
+
+    fn answer(&mut self, chain: &[DecidedBlock], mut serve: impl FnMut(u64, Vec<DecidedBlock>) -> Option<Vec<DecidedBlock>>) {
+        for (peer, request) in std::mem::take(&mut self.asked) {
+            let Request::Blocks { from, count } = request else { continue };
+            let blocks = chain[from.0 as usize - 1..].iter().take(usize::from(count)).cloned().collect();
+            if let Some(blocks) = serve(peer, blocks) {
+                self.feed(SyncInput::Blocks { peer, blocks });
+            }
+        }
+    }
+}
+
+#[test]
+fn sync_fetches_in_parallel_and_applies_in_order() {
+    let keys = keys(4);
+    let chain = chain(&keys, 300);
+    let mut f = Fetching::new(&keys, 3, 300);
+    let peers: BTreeSet<_> = f.asked.iter().map(|(peer, _)| *peer).collect();
+    assert_eq!(peers.len(), 3, "several peers at once");
+    for _ in 0..20 {
+        f.asked.reverse();
+        f.answer(&chain, |_, blocks| Some(blocks));
+    }
+    assert_eq!((f.height, f.up_to_date), (300, 1));
+    assert!(f.penalised.is_empty());
+}
+
+#[test]
+fn sync_survives_liars_and_silence() {
+    let keys = keys(4);
+    let strangers: Vec<_> = (60..64).map(|n| SecretKey::from_seed([n; 32])).collect();
+    let honest = chain(&keys, 100);
+    let forged = chain(&strangers, 100);
+    let mut f = Fetching::new(&keys, 5, 100);
+    for _ in 0..200 {
+        let mut asked = std::mem::take(&mut f.asked);
+        asked.sort_by_key(|(peer, _)| *peer);
+        f.asked = asked;
+        f.answer(&honest, |peer, blocks| match peer {
+            0 => Some(forged[..blocks.len()].to_vec()),
+            1 => None,
+            2 => Some(blocks.into_iter().rev().collect()),
+            3 => Some(Vec::new()),
+            _ => Some(blocks),
+        });
+        f.now += 500;
+        f.feed(SyncInput::Tick);
+        for peer in 0..5 {
+            f.feed(SyncInput::Status { peer, height: Height(100), lowest: Height(1) });
+        }
+    }
+    assert_eq!(f.height, 100);
+    let blamed: BTreeSet<_> = f.penalised.iter().map(|(peer, _)| *peer).collect();
+    assert!(blamed.contains(&0) && !blamed.contains(&4), "{:?}", f.penalised);
+}
