@@ -2,6 +2,7 @@
 //! field, its value, its limit and the remedy.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::process::ExitCode;
 
 use serde_json::{Map, Value};
@@ -30,9 +31,13 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command failed.
+/// Why a command failed. On the heap, because results are passed around that nearly always are successes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub(crate) struct Failure(Box<Details>);
+
+/// What there is to say about a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Details {
     /// Exit code.
     pub(crate) exit: Exit,
     /// Stable name of the error.
@@ -49,11 +54,25 @@ pub(crate) struct Failure {
     pub(crate) remedy: Option<String>,
 }
 
+impl Deref for Failure {
+    type Target = Details;
+
+    fn deref(&self) -> &Details {
+        &self.0
+    }
+}
+
+impl DerefMut for Failure {
+    fn deref_mut(&mut self) -> &mut Details {
+        &mut self.0
+    }
+}
+
 impl Failure {
     /// A failure with a code of its own.
     pub(crate) fn new(exit: Exit, code: impl Into<String>, message: impl Into<String>) -> Self {
         let (code, message) = (code.into(), message.into());
-        Self { exit, code, message, field: None, value: None, limit: None, remedy: None }
+        Self(Box::new(Details { exit, code, message, field: None, value: None, limit: None, remedy: None }))
     }
 
     /// The operation failed.
@@ -174,6 +193,9 @@ mod tests {
     fn type_errors_keep_their_fields() {
         let error = "abc".parse::<types::ids::JobId>().unwrap_err();
         let failure = Failure::of_type(Exit::Usage, &error);
-        assert_eq!((failure.exit, failure.field.as_deref(), failure.value.as_deref()), (Exit::Usage, Some("job_id"), Some("abc")));
+        assert_eq!(
+            (failure.exit, failure.field.as_deref(), failure.value.as_deref()),
+            (Exit::Usage, Some("job_id"), Some("abc"))
+        );
     }
 }

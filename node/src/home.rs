@@ -23,7 +23,9 @@ impl Home {
     /// A usage error when no folder is named and there is no home of the user.
     pub(crate) fn locate(flag: Option<&Path>) -> Result<Self, Failure> {
         if let Some(path) = flag {
-            return Ok(Self { root: path.to_path_buf() });
+            // Children run in folders of their own, where a relative path would mean another place.
+            let root = std::path::absolute(path).map_err(|e| Failure::io(path, "locating home", &e).field("home"))?;
+            return Ok(Self { root });
         }
         match std::env::var_os("HOME") {
             Some(user) if !user.is_empty() => Ok(Self { root: PathBuf::from(user).join(".proofmesh") }),

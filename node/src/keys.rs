@@ -106,7 +106,10 @@ fn check_mode(path: &Path, mode: u32, allowed: u32) -> Result<(), Failure> {
     Err(Failure::new(
         Exit::Config,
         "key_mode",
-        format!("{} has mode {found:04o}, so others may have read it; allowed is {allowed:04o} or stricter", path.display()),
+        format!(
+            "{} has mode {found:04o}, so others may have read it; allowed is {allowed:04o} or stricter",
+            path.display()
+        ),
     )
     .field("mode")
     .value(format!("{found:04o}"))
@@ -132,7 +135,10 @@ mod tests {
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let refused = read(&path).unwrap_err();
-        assert_eq!((refused.exit, refused.code.as_str(), refused.value.as_deref()), (Exit::Config, "key_mode", Some("0640")));
+        assert_eq!(
+            (refused.exit, refused.code.as_str(), refused.value.as_deref()),
+            (Exit::Config, "key_mode", Some("0640"))
+        );
         fs::set_permissions(path.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(check_dir(path.parent().unwrap()).unwrap_err().code, "key_mode");
     }

@@ -113,7 +113,11 @@ pub(crate) async fn execute(
 ///
 /// # Errors
 /// See [`failure`].
-pub(crate) async fn prove(request: ProveRequest, limit: Duration, on_stage: impl FnMut(Stage)) -> Result<Proven, Failure> {
+pub(crate) async fn prove(
+    request: ProveRequest,
+    limit: Duration,
+    on_stage: impl FnMut(Stage),
+) -> Result<Proven, Failure> {
     let scratch = Scratch::new()?;
     let memory = prover::memory::available_bytes().unwrap_or(PROVE_MEMORY);
     let mut config = WorkerConfig::new(scratch.0.clone(), memory);

@@ -77,7 +77,9 @@ fn usage(error: &clap::Error) -> Option<Failure> {
         return None;
     }
     let text = error.render().to_string();
-    let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let words: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    let message = words.join(" ").trim_start_matches("error: ").to_string();
     let mut failure = Failure::usage(message).remedy("see: proofmesh help, or proofmesh COMMAND --help");
     if let Some(clap::error::ContextValue::String(argument)) = error.get(clap::error::ContextKind::InvalidArg) {
         failure = failure.field(argument.clone());

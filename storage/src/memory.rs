@@ -17,12 +17,14 @@ pub struct MemoryStore {
 }
 
 type Rows = BTreeMap<Arc<[u8]>, Arc<[u8]>>;
+/// Table, key, and the value there before; `None` when there was none.
+type OldRow = (Table, Arc<[u8]>, Option<Arc<[u8]>>);
 
 #[derive(Debug, Default)]
 struct Inner {
     image: Image,
     /// For each relaxed batch since the last sync, how to take it back.
-    undo: Vec<Vec<(Table, Arc<[u8]>, Option<Arc<[u8]>>)>>,
+    undo: Vec<Vec<OldRow>>,
 }
 
 /// The tables; copied only when a snapshot of them is held while they change.

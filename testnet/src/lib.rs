@@ -1,1 +1,4 @@
-//! Skeleton.
+//! What tests the network as a whole: real processes on one machine, and the deterministic simulation.
+
+pub mod harness;
+pub mod sim;

@@ -3,6 +3,8 @@
 //! The Cairo 0 files need the Cairo compiler, so `scripts/programs.sh` compares those; this file covers the rest. Runs are
 //! without a proof and through the same bootloader and hint processor as a proof.
 
+#![allow(clippy::expect_used, reason = "in a helper of a test, too, a failed expectation is a failed test")]
+
 #[path = "../programs/assemble.rs"]
 #[expect(dead_code, reason = "its main function is the example's")]
 mod assemble;

@@ -4,6 +4,8 @@
 //! of its own, on bad input, so that a rule that stopped finding anything is noticed. Relies on `cargo metadata` and on
 //! the folder layout below the workspace root.
 
+#![allow(clippy::expect_used, reason = "in a helper of a test, too, a failed expectation is a failed test")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

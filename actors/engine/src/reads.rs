@@ -2,7 +2,7 @@
 
 use ledger::query;
 use ledger::state::records::JobError;
-pub use ledger::state::records::{Commit, JobRecord, TaskRecord, TaskState};
+pub use ledger::state::records::{JobRecord, TaskRecord, TaskState};
 use ledger::{Event, Executed, StateError};
 use storage::blobs::BlobStatus;
 use storage::{StorageError, StoreRead};

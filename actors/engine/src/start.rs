@@ -169,8 +169,8 @@ fn open(config: &EngineConfig, layout: &Layout) -> Result<Opened, StartError> {
     // At a start the next height is due at once.
     let view = blocks::view(store.snapshot(), certificate, head.state_root, head.time_ms).map_err(|e| state(&e))?;
     let blobs = BlobStore::open(layout.blobs(), Arc::clone(&store) as Arc<dyn Store>, config.disk_budget_bytes, wall_clock())?;
-    let wal = Wal::open(Box::new(FsDir::open(&layout.wal())?), genesis_hash)?;
-    let (guard_file, loaded) = GuardFile::open(Box::new(FsDir::open(&layout.guard())?), genesis_hash)?;
+    let wal = Wal::open(Box::new(folder(&layout.wal())?), genesis_hash)?;
+    let (guard_file, loaded) = GuardFile::open(Box::new(folder(&layout.guard())?), genesis_hash)?;
     if loaded.fresh && head.height.0 > 0 && config.consensus_key.is_some() {
         return Err(StartError::Guard(format!(
             "the signer guard in {} is missing while the chain is at height {}: restore it from this node's backup, or start \
@@ -185,6 +185,10 @@ fn open(config: &EngineConfig, layout: &Layout) -> Result<Opened, StartError> {
     }
     let guard = Guard::restore(genesis_hash, config.consensus_key.clone(), records).map_err(|e| StartError::Guard(e.to_string()))?;
     Ok(Opened { store, blobs, disk: Disk::new(wal, guard_file), guard, view })
+}
+
+fn folder(path: &std::path::Path) -> Result<FsDir, StartError> {
+    FsDir::open(path).map_err(|e| StartError::Config(format!("{}: {e}; the home folder must be writable", path.display())))
 }
 
 fn network_config(config: &EngineConfig) -> Result<NetworkConfig, StartError> {

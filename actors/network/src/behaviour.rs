@@ -79,13 +79,16 @@ impl Protocols {
         let sync_codec = FrameCodec::new(Request::BYTES_MAX, Response::BYTES_MAX, counters.clone());
         // The question for peers has no content.
         let peers_codec = FrameCodec::new(0, PresenceList::BYTES_MAX, counters.clone());
-        let few_streams = rr::Config::default().with_request_timeout(Duration::from_secs(5)).with_max_concurrent_streams(4);
+        let few_streams =
+            rr::Config::default().with_request_timeout(Duration::from_secs(5)).with_max_concurrent_streams(4);
         Ok(Self {
             gate: Gate::new(key.public().to_peer_id(), gate_limits),
             limits: connection_limits::Behaviour::new(pending),
             memory: memory_connection_limits::Behaviour::with_max_bytes(memory),
             identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(10)).with_timeout(Duration::from_secs(10))),
+            ping: ping::Behaviour::new(
+                ping::Config::new().with_interval(Duration::from_secs(10)).with_timeout(Duration::from_secs(10)),
+            ),
             gossip: rules::gossipsub(config, registry)?,
             sync: rr::Behaviour::with_codec(sync_codec, [(sync, ProtocolSupport::Full)], streams),
             peers: rr::Behaviour::with_codec(peers_codec, [(peers, ProtocolSupport::Full)], few_streams),

@@ -1,9 +1,9 @@
 //! Fetching a blob in verified chunks from several peers at once.
 //!
-//! Every source is asked for its own manifest first, and is judged by its own manifest only: the chaining values are bound to
-//! the blob's hash, but the length of the last chunk is not, so a lying manifest could otherwise make honest chunks look
-//! wrong. Sources whose manifests agree work together; the others wait until these fail. What the sink already has is not
-//! fetched again, so an interrupted transfer goes on where it stopped.
+//! Every source is asked for its own manifest first, and is judged by its own manifest only: the chaining values are
+//! bound to the blob's hash, but the length of the last chunk is not, so a lying manifest could otherwise make honest
+//! chunks look wrong. Sources whose manifests agree work together; the others wait until these fail. What the sink
+//! already has is not fetched again, so an interrupted transfer goes on where it stopped.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
@@ -41,9 +41,10 @@ pub struct SinkError(pub String);
 
 /// Where chunks go. Keeps what it has across attempts, so that a transfer can be resumed.
 pub trait ChunkSink: Send {
-    /// Told the verified manifest before the first chunk; told again if another source's manifest (another length of the last
-    /// chunk) takes its place.
-    fn begin(&mut self, hash: &BlobHash, manifest: &BlobManifest) -> impl Future<Output = Result<(), SinkError>> + Send;
+    /// Told the verified manifest before the first chunk; told again if another source's manifest (another length of
+    /// the last chunk) takes its place.
+    fn begin(&mut self, hash: &BlobHash, manifest: &BlobManifest)
+    -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// Whether chunk `index` is kept already, verified by whoever put it there.
     fn have(&self, index: u32) -> bool;
@@ -106,7 +107,12 @@ pub struct FetchOptions {
 
 impl Default for FetchOptions {
     fn default() -> Self {
-        Self { bytes_max: types::limits::BLOB_BYTES_MAX, per_peer: 6, in_flight: 24, time_limit: Duration::from_secs(120) }
+        Self {
+            bytes_max: types::limits::BLOB_BYTES_MAX,
+            per_peer: 6,
+            in_flight: 24,
+            time_limit: Duration::from_secs(120),
+        }
     }
 }
 
@@ -222,8 +228,8 @@ struct Fetch<'a, S> {
     bad: Vec<PeerId>,
 }
 
-/// Fetches the blob `hash` into `sink` from those of `candidates` (at most 16) that hold it. Wrong chunks and manifests cost
-/// their sender points. Dropping the future stops the transfer; the sink keeps what came.
+/// Fetches the blob `hash` into `sink` from those of `candidates` (at most 16) that hold it. Wrong chunks and manifests
+/// cost their sender points. Dropping the future stops the transfer; the sink keeps what came.
 ///
 /// # Errors
 /// [`FetchError`].
@@ -235,8 +241,12 @@ pub async fn fetch_blob<S: ChunkSink>(
     options: FetchOptions,
 ) -> Result<FetchReport, FetchError> {
     let mut distinct = BTreeSet::new();
-    let to_ask: VecDeque<PeerId> =
-        candidates.iter().filter(|p| **p != handle.peer_id() && distinct.insert(**p)).take(CANDIDATES_MAX).copied().collect();
+    let to_ask: VecDeque<PeerId> = candidates
+        .iter()
+        .filter(|p| **p != handle.peer_id() && distinct.insert(**p))
+        .take(CANDIDATES_MAX)
+        .copied()
+        .collect();
     let mut fetch = Fetch {
         handle,
         hash,
@@ -328,7 +338,8 @@ impl<'a, S: ChunkSink> Fetch<'a, S> {
             let left: BTreeSet<u32> = (0..manifest.n_chunks()).filter(|i| !self.sink.have(*i)).collect();
             self.had = manifest.n_chunks().saturating_sub(u32::try_from(left.len()).unwrap_or(u32::MAX));
             let agree = |m: &BlobManifest| *m == manifest;
-            let sources = self.others.iter().filter(|(_, m)| agree(m)).map(|(peer, _)| (*peer, Source::new())).collect();
+            let sources =
+                self.others.iter().filter(|(_, m)| agree(m)).map(|(peer, _)| (*peer, Source::new())).collect();
             self.others.retain(|(_, m)| !agree(m));
             let missing = left.iter().copied().collect();
             self.plan = Some(Plan { manifest, sources, missing, asked: BTreeMap::new(), left });
@@ -404,7 +415,12 @@ impl<'a, S: ChunkSink> Fetch<'a, S> {
         Ok(())
     }
 
-    async fn on_chunk(&mut self, peer: PeerId, index: u32, result: Result<Response, RequestError>) -> Result<(), FetchError> {
+    async fn on_chunk(
+        &mut self,
+        peer: PeerId,
+        index: u32,
+        result: Result<Response, RequestError>,
+    ) -> Result<(), FetchError> {
         let hash = self.hash;
         let Some(plan) = &mut self.plan else { return Ok(()) };
         // An answer from a source that was given up, or of an earlier plan, is of no use any more.

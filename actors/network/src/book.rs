@@ -1,9 +1,10 @@
 //! The address book and the dial plan: whom this node knows, and whom it dials when.
 //!
-//! Addresses come from signed presence records (gossiped, or asked of a fresh peer) and from identify. A wrong address costs
-//! one failed dial, because a connection proves the peer id. Bounded; proven validators are never displaced by strangers.
+//! Addresses come from signed presence records (gossiped, or asked of a fresh peer) and from identify. A wrong address
+//! costs one failed dial, because a connection proves the peer id. Bounded; proven validators are never displaced by
+//! strangers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use libp2p::multiaddr::Protocol;
@@ -24,6 +25,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// A binding of a validator key, and an unconnected peer's record, hold this long after the record's time.
 pub(crate) const RECORD_LIFE_MS: u64 = 600_000;
+/// A connection that ended sooner counts as a failed dial: a full or unwilling peer is not to be hammered.
+const SHORT: Duration = Duration::from_secs(10);
 /// How far a fresh record's time may be from the own clock.
 pub(crate) const CLOCK_SKEW_MS: u64 = 120_000;
 
@@ -42,11 +45,13 @@ struct Schedule {
     next: Instant,
     /// Deadline of the dial in progress, after which it counts as lost track of.
     dialling: Option<Instant>,
+    /// Since when it is connected.
+    up: Option<Instant>,
 }
 
 impl Schedule {
     fn new(next: Instant) -> Self {
-        Self { failures: 0, next, dialling: None }
+        Self { failures: 0, next, dialling: None, up: None }
     }
 
     fn due(&self, now: Instant) -> bool {
@@ -60,7 +65,15 @@ impl Schedule {
     }
 
     fn succeeded(&mut self, now: Instant) {
-        *self = Self::new(now + BACKOFF_MIN);
+        self.dialling = None;
+        self.up = Some(now);
+    }
+
+    fn lost(&mut self, now: Instant, wait: Duration) {
+        match self.up.take() {
+            Some(since) if now.saturating_duration_since(since) < SHORT => self.failed(now),
+            _ => *self = Self::new(now + wait),
+        }
     }
 
     fn started(&mut self, now: Instant) {
@@ -74,6 +87,8 @@ struct Entry {
     addresses: Vec<Multiaddr>,
     presence: Option<PresenceMessage>,
     schedule: Schedule,
+    /// Last news of it, or connection.
+    seen: Instant,
 }
 
 impl Entry {
@@ -91,6 +106,8 @@ impl Entry {
 struct Bootstrap {
     address: Multiaddr,
     peer: Option<PeerId>,
+    /// The configuration names the peer: nobody else will do.
+    pinned: bool,
     own: bool,
     schedule: Schedule,
 }
@@ -120,15 +137,26 @@ pub(crate) struct Book {
     loopback: bool,
     entries: HashMap<PeerId, Entry>,
     bootstrap: Vec<Bootstrap>,
+    /// Keys of the current validator set. Anybody can make up a key; only these give a record weight.
+    current: BTreeSet<PublicKey>,
 }
 
 impl Book {
     pub(crate) fn new(local: PeerId, loopback: bool, bootstrap: &[Multiaddr], now: Instant) -> Self {
         let bootstrap = bootstrap.iter().map(|address| {
             let (address, peer) = split_peer(address.clone());
-            Bootstrap { address, peer, own: peer == Some(local), schedule: Schedule::new(now) }
+            Bootstrap { address, peer, pinned: peer.is_some(), own: peer == Some(local), schedule: Schedule::new(now) }
         });
-        Self { local, loopback, entries: HashMap::new(), bootstrap: bootstrap.collect() }
+        Self { local, loopback, entries: HashMap::new(), bootstrap: bootstrap.collect(), current: BTreeSet::new() }
+    }
+
+    /// Names the keys of the current validator set.
+    pub(crate) fn set_current(&mut self, keys: BTreeSet<PublicKey>) {
+        self.current = keys;
+    }
+
+    fn weighs(&self, entry: &Entry) -> bool {
+        entry.validator().is_some_and(|key| self.current.contains(&key))
     }
 
     /// Addresses of a record worth dialling: TCP with an IP address, loopback only on a loopback network.
@@ -136,7 +164,8 @@ impl Book {
         let mut out: Vec<Multiaddr> = vec![];
         for address in addresses {
             let (address, _) = split_peer(address);
-            let tcp = matches!(address.iter().nth(1), Some(Protocol::Tcp(port)) if port != 0) && address.iter().count() == 2;
+            let tcp =
+                matches!(address.iter().nth(1), Some(Protocol::Tcp(port)) if port != 0) && address.iter().count() == 2;
             let ip = ip_of(&address).filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
             if tcp && ip.is_some_and(|ip| self.loopback || !ip.is_loopback()) && !out.contains(&address) {
                 out.push(address);
@@ -155,19 +184,21 @@ impl Book {
 
     /// Files a record whose signatures have been checked.
     pub(crate) fn file(&mut self, peer: PeerId, message: PresenceMessage, now: Instant) -> Filed {
-        if !self.is_news(&peer, message.presence.time_ms) || !self.make_room(&peer, message.presence.validator.is_some()) {
+        let weighs = message.presence.validator.is_some_and(|key| self.current.contains(&key));
+        if !self.is_news(&peer, message.presence.time_ms) || !self.make_room(&peer, weighs) {
             return Filed::Stale;
         }
         let texts = message.presence.addresses.iter().filter_map(|text| text.parse().ok());
         let addresses = self.usable(texts.collect::<Vec<Multiaddr>>());
         // The smaller id dials first, so that two peers that hear of each other do not dial both at once.
         let wait = if self.local < peer { Duration::ZERO } else { BACKOFF_MIN.saturating_mul(3) };
-        let fresh = Entry { addresses: vec![], presence: None, schedule: Schedule::new(now + wait) };
+        let fresh = Entry { addresses: vec![], presence: None, schedule: Schedule::new(now + wait), seen: now };
         let entry = self.entries.entry(peer).or_insert(fresh);
         if !addresses.is_empty() {
             entry.addresses = addresses;
         }
         entry.presence = Some(message);
+        entry.seen = now;
         Filed::Fresh
     }
 
@@ -177,20 +208,22 @@ impl Book {
             return;
         }
         let addresses = self.usable(addresses);
-        let fresh = Entry { addresses: vec![], presence: None, schedule: Schedule::new(now + BACKOFF_MIN) };
+        let fresh = Entry { addresses: vec![], presence: None, schedule: Schedule::new(now + BACKOFF_MIN), seen: now };
         let entry = self.entries.entry(peer).or_insert(fresh);
+        entry.seen = now;
         if !addresses.is_empty() && (entry.presence.is_none() || entry.addresses.is_empty()) {
             entry.addresses = addresses;
         }
     }
 
-    /// Room for one more entry: an unreachable stranger goes, a validator stays.
-    fn make_room(&mut self, peer: &PeerId, validator: bool) -> bool {
+    /// Room for one more entry: an unreachable stranger goes, a validator of the current set stays.
+    fn make_room(&mut self, peer: &PeerId, weighs: bool) -> bool {
         if self.entries.contains_key(peer) || self.entries.len() < PEERS_MAX {
             return true;
         }
-        let strangers = self.entries.iter().filter(|(_, e)| e.validator().is_none() && (validator || e.schedule.failures > 0));
-        let victim = strangers.max_by_key(|(_, e)| (e.schedule.failures, u64::MAX.wrapping_sub(e.time().0))).map(|(p, _)| *p);
+        let strangers = self.entries.iter().filter(|(_, e)| !self.weighs(e) && (weighs || e.schedule.failures > 0));
+        let victim =
+            strangers.max_by_key(|(_, e)| (e.schedule.failures, u64::MAX.wrapping_sub(e.time().0))).map(|(p, _)| *p);
         victim.is_some_and(|p| self.entries.remove(&p).is_some())
     }
 
@@ -198,10 +231,11 @@ impl Book {
     pub(crate) fn connected(&mut self, peer: PeerId, dialled: Option<&Multiaddr>, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&peer) {
             entry.schedule.succeeded(now);
+            entry.seen = now;
         }
         let dialled = dialled.map(|a| split_peer(a.clone()).0);
         for boot in &mut self.bootstrap {
-            if dialled.as_ref() == Some(&boot.address) {
+            if dialled.as_ref() == Some(&boot.address) && !boot.pinned {
                 boot.peer = Some(peer);
             }
             if boot.peer == Some(peer) {
@@ -212,12 +246,13 @@ impl Book {
 
     /// Notes a lost connection: a prompt first retry, so that a restarted peer is found again within a second.
     pub(crate) fn disconnected(&mut self, peer: &PeerId, now: Instant) {
-        let next = now + if self.local < *peer { BACKOFF_MIN } else { BACKOFF_MIN.saturating_mul(2) };
+        let wait = if self.local < *peer { BACKOFF_MIN } else { BACKOFF_MIN.saturating_mul(2) };
         if let Some(entry) = self.entries.get_mut(peer) {
-            entry.schedule = Schedule::new(next);
+            entry.schedule.lost(now, wait);
+            entry.seen = now;
         }
         for boot in self.bootstrap.iter_mut().filter(|b| b.peer == Some(*peer)) {
-            boot.schedule = Schedule::new(next);
+            boot.schedule.lost(now, wait);
         }
     }
 
@@ -245,8 +280,8 @@ impl Book {
         for boot in &mut self.bootstrap {
             if (peer.is_some() && boot.peer == peer) || bare.contains(&boot.address) {
                 boot.schedule.failed(now);
-                // Another node may live at that address by now; only the address was configured.
-                boot.peer = None;
+                // Another node may live at that address by now.
+                boot.peer = boot.peer.filter(|_| boot.pinned);
             }
         }
     }
@@ -273,7 +308,7 @@ impl Book {
             .entries
             .iter()
             .filter(|(peer, e)| e.schedule.due(now) && !e.addresses.is_empty() && !skip(peer))
-            .map(|(peer, e)| (e.validator().is_none(), e.schedule.failures, *peer))
+            .map(|(peer, e)| (!self.weighs(e), e.schedule.failures, *peer))
             .collect();
         due.sort_unstable();
         for (_, _, peer) in due {
@@ -294,9 +329,13 @@ impl Book {
         self.bootstrap.iter().any(|b| b.peer == Some(*peer))
     }
 
-    /// Drops records that expired, except of connected peers and validators that are still being dialled.
-    pub(crate) fn expire(&mut self, wall: TimeMs, connected: impl Fn(&PeerId) -> bool) {
-        self.entries.retain(|peer, e| connected(peer) || wall.since(e.time()) < RECORD_LIFE_MS || e.validator().is_some());
+    /// Drops peers without news for ten minutes, except connected ones and validators of the current set.
+    pub(crate) fn expire(&mut self, now: Instant, connected: impl Fn(&PeerId) -> bool) {
+        let current = &self.current;
+        self.entries.retain(|peer, e| {
+            let weighs = e.validator().is_some_and(|key| current.contains(&key));
+            connected(peer) || weighs || now.saturating_duration_since(e.seen) < Duration::from_millis(RECORD_LIFE_MS)
+        });
     }
 
     /// The latest record of a peer.
@@ -310,7 +349,7 @@ impl Book {
         valid.filter_map(|(peer, e)| e.validator().map(|key| (*peer, (key, e.time())))).collect()
     }
 
-    /// The newest unexpired records, at most `count`, for a peer that asks; validators first.
+    /// The newest unexpired records, at most `count`, for a peer that asks; current validators first.
     pub(crate) fn share(&self, count: usize, asker: &PeerId, wall: TimeMs) -> Vec<PresenceMessage> {
         let mut known: Vec<&Entry> = self
             .entries
@@ -318,7 +357,7 @@ impl Book {
             .filter(|(peer, e)| *peer != asker && e.presence.is_some() && wall.since(e.time()) < RECORD_LIFE_MS)
             .map(|(_, e)| e)
             .collect();
-        known.sort_by_key(|e| (e.validator().is_none(), u64::MAX.wrapping_sub(e.time().0)));
+        known.sort_by_key(|e| (!self.weighs(e), u64::MAX.wrapping_sub(e.time().0)));
         known.into_iter().take(count).filter_map(|e| e.presence.clone()).collect()
     }
 
@@ -373,6 +412,7 @@ mod tests {
         let mut book = Book::new(PeerId::random(), true, &["/ip4/127.0.0.1/tcp/9".parse().unwrap()], now);
         let (plain, plain_record) = record(1, 100, &["/ip4/127.0.0.1/tcp/1", "/ip4/0.0.0.0/tcp/5"], None);
         let (validator, validator_record) = record(2, 100, &["/ip4/127.0.0.1/tcp/2"], Some(7));
+        book.set_current(BTreeSet::from([SecretKey::from_seed([7; 32]).public()]));
         assert_eq!(book.file(plain, plain_record.clone(), now), Filed::Fresh);
         assert_eq!(book.file(plain, plain_record, now), Filed::Stale);
         assert_eq!(book.file(validator, validator_record, now), Filed::Fresh);
@@ -398,7 +438,12 @@ mod tests {
             let nominal = BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(10)).min(BACKOFF_MAX);
             assert!(wait >= nominal.mul_f64(0.69) && wait <= nominal.mul_f64(1.31), "{failures}: {wait:?}");
         }
+        // Hung up on at once: that was no success.
         book.connected(peer, None, now);
+        book.disconnected(&peer, now + Duration::from_secs(1));
+        assert_eq!(book.entries[&peer].schedule.failures, 20);
+        book.connected(peer, None, now);
+        book.disconnected(&peer, now + SHORT);
         assert_eq!(book.entries[&peer].schedule.failures, 0);
     }
 
@@ -418,8 +463,13 @@ mod tests {
     fn a_full_book_drops_the_unreachable_and_keeps_validators() {
         let now = Instant::now();
         let mut book = Book::new(PeerId::random(), true, &[], now);
+        book.set_current(BTreeSet::from([SecretKey::from_seed([7; 32]).public()]));
         let (validator, message) = record(2, 1, &["/ip4/127.0.0.1/tcp/2"], Some(7));
         book.file(validator, message, now);
+        let (pretender, message) = record(4, 1, &["/ip4/127.0.0.1/tcp/2"], Some(8));
+        book.file(pretender, message, now);
+        book.dial_failed(Some(pretender), &[], now);
+        book.dial_failed(Some(validator), &[], now);
         let address: Multiaddr = "/ip4/127.0.0.1/tcp/3".parse().unwrap();
         let mut last = PeerId::random();
         while book.len() < PEERS_MAX {
@@ -427,12 +477,16 @@ mod tests {
             book.note_identified(last, vec![address.clone()], now);
         }
         let (newcomer, message) = record(3, 5, &[], None);
-        assert_eq!(book.file(newcomer, message.clone(), now), Filed::Stale);
+        assert_eq!(book.file(newcomer, message, now), Filed::Fresh, "a key that is in no set protects nobody");
+        assert!(!book.entries.contains_key(&pretender));
+        let (late, message) = record(5, 5, &[], None);
+        assert_eq!(book.file(late, message.clone(), now), Filed::Stale);
         book.dial_failed(Some(last), &[], now);
-        assert_eq!(book.file(newcomer, message, now), Filed::Fresh);
-        assert!(!book.entries.contains_key(&last));
-        assert!(book.entries.contains_key(&validator));
+        assert_eq!(book.file(late, message, now), Filed::Fresh);
+        assert!(!book.entries.contains_key(&last) && book.entries.contains_key(&validator));
         assert_eq!(book.len(), PEERS_MAX);
+        book.expire(now + LATER, |_| false);
+        assert_eq!(book.entries.keys().copied().collect::<Vec<_>>(), [validator]);
     }
 
     #[test]
@@ -446,5 +500,11 @@ mod tests {
         assert!(book.due(8, now + LATER, |p| *p == peer).is_empty());
         book.is_own(&address);
         assert!(book.due(8, now + LATER, |_| false).is_empty());
+
+        let pinned = address.clone().with(Protocol::P2p(peer));
+        let mut book = Book::new(PeerId::random(), true, &[pinned], now);
+        book.dial_failed(Some(peer), &[], now);
+        book.connected(PeerId::random(), Some(&address), now);
+        assert_eq!(book.due(8, now + LATER, |_| false), [Dial { peer: Some(peer), addresses: vec![address] }]);
     }
 }

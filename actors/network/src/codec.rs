@@ -36,7 +36,10 @@ impl FrameCodec {
         io.read_exact(&mut head).await?;
         let length = usize::try_from(u32::from_le_bytes(head)).unwrap_or(usize::MAX);
         if length > max {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("frame of {length} bytes, the limit is {max}")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("frame of {length} bytes, the limit is {max}"),
+            ));
         }
         // Grows with what arrives, so that a length field alone claims no more than one read's worth of memory.
         let mut bytes = Vec::with_capacity(length.min(512 << 10));
@@ -66,11 +69,19 @@ impl Codec for FrameCodec {
     type Request = Vec<u8>;
     type Response = Vec<u8>;
 
-    async fn read_request<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>> {
+    async fn read_request<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Vec<u8>> {
         self.read(io, self.request_max).await
     }
 
-    async fn read_response<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>> {
+    async fn read_response<T: AsyncRead + Unpin + Send>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Vec<u8>> {
         self.read(io, self.response_max).await
     }
 

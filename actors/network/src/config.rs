@@ -21,13 +21,15 @@ pub struct NetworkConfig {
     pub listen: Vec<Multiaddr>,
     /// Where to find the network; one reachable address is enough.
     pub bootstrap: Vec<Multiaddr>,
-    /// Addresses under which others reach this node, when they differ from the ones it listens on (NAT, port forwarding).
+    /// Addresses under which others reach this node, when they differ from the ones it listens on (NAT, port
+    /// forwarding).
     pub external: Vec<Multiaddr>,
     /// Name and version shown to peers.
     pub agent: String,
     /// Validators expected; chooses the size of the gossip mesh.
     pub expected_validators: usize,
-    /// A network on one machine: loopback addresses are dialled and advertised, and don't count against per-address limits.
+    /// A network on one machine: loopback addresses are dialled and advertised, and don't count against per-address
+    /// limits.
     pub loopback: bool,
     /// Resident memory of the process in bytes; new connections are refused above 80 % of it.
     pub memory_budget_bytes: u64,
@@ -58,7 +60,8 @@ impl NetworkConfig {
     /// # Errors
     /// [`NetworkError::Config`] that names the setting.
     pub fn check(&self) -> Result<(), NetworkError> {
-        let bad = |field, value: String, reason: &str| Err(NetworkError::Config { field, value, reason: reason.into() });
+        let bad =
+            |field, value: String, reason: &str| Err(NetworkError::Config { field, value, reason: reason.into() });
         if self.listen.is_empty() {
             return bad("listen", "no address".into(), "at least one address");
         }
@@ -158,6 +161,8 @@ pub struct Quotas {
     pub chunk: Quota,
     /// `Verdicts`.
     pub verdicts: Quota,
+    /// `Genesis`: once, by a node that joins.
+    pub genesis: Quota,
     /// Questions for other peers' addresses.
     pub peers: Quota,
 }
@@ -171,6 +176,7 @@ impl Default for Quotas {
             manifest: Quota::new(64, 10),
             chunk: Quota::new(256, 10),
             verdicts: Quota::new(64, 10),
+            genesis: Quota::new(3, 10),
             peers: Quota::new(3, 10),
         }
     }
@@ -219,6 +225,12 @@ pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
         Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
         _ => None,
     })
+}
+
+/// The socket address of a TCP multiaddr with a port of its own choosing, not 0.
+pub(crate) fn socket_of(address: &Multiaddr) -> Option<SocketAddr> {
+    let port = address.iter().find_map(|part| if let Protocol::Tcp(port) = part { Some(port) } else { None })?;
+    ip_of(address).filter(|_| port != 0).map(|ip| SocketAddr::new(ip, port))
 }
 
 #[cfg(test)]

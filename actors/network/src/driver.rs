@@ -1,7 +1,7 @@
 //! The swarm's thread: its start, its loop, its clean end. What each kind of event does is in the submodules.
 //!
-//! Nothing here blocks or works for long; records are encoded and decoded elsewhere, except the small ones that decide about
-//! forwarding.
+//! Nothing here blocks or works for long; records are encoded and decoded elsewhere, except the small ones that decide
+//! about forwarding.
 
 mod gossip;
 mod peers;
@@ -26,7 +26,7 @@ use types::ids::TimeMs;
 use crate::behaviour::{Protocols, ProtocolsEvent};
 use crate::book::{Book, Dial};
 use crate::codec::ByteCounters;
-use crate::config::{NetworkConfig, identity_of, ip_of};
+use crate::config::{NetworkConfig, identity_of, ip_of, socket_of};
 use crate::error::NetworkError;
 use crate::event::{Events, Lanes, MessageId, Verdict};
 use crate::gossip::Pending;
@@ -195,16 +195,23 @@ impl Driver {
         let bytes = Arc::new(ByteCounters::default());
         let libp2p_metrics = Metrics::new(registry);
         let protocols = Protocols::new(&config, &key, registry, &bytes)?;
-        let secure = |e: noise::Error| NetworkError::Config { field: "node_key", value: "(secret)".into(), reason: e.to_string() };
+        let secure = |e: noise::Error| NetworkError::Config {
+            field: "node_key",
+            value: "(secret)".into(),
+            reason: e.to_string(),
+        };
         let swarm = SwarmBuilder::with_existing_identity(key)
             .with_tokio()
-            .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+            .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, multiplexer)
             .map_err(secure)?
             .with_bandwidth_metrics(registry)
             .with_behaviour(|_| protocols)
             .map_err(|never: Infallible| -> NetworkError { match never {} })?
             // Connections are closed by rules of our own, never for being quiet.
-            .with_swarm_config(|c| c.with_idle_connection_timeout(Duration::from_secs(365 * 24 * 3600)))
+            .with_swarm_config(|c| {
+                c.with_idle_connection_timeout(Duration::from_secs(365 * 24 * 3600))
+                    .with_max_negotiating_inbound_streams(32)
+            })
             .with_connection_timeout(Duration::from_secs(10))
             .build();
         let now = Instant::now();
@@ -242,6 +249,10 @@ impl Driver {
         let mut waiting = HashMap::new();
         for address in self.config.listen.clone() {
             let failed = |reason: String| NetworkError::Listen { address: address.clone(), reason };
+            // libp2p listens with SO_REUSEPORT, so that two nodes on one port would each get half of the connections.
+            if let Some(socket) = socket_of(&address) {
+                std::net::TcpListener::bind(socket).map_err(|e| failed(e.to_string()))?;
+            }
             let id = self.swarm.listen_on(address.clone()).map_err(|e| failed(e.to_string()))?;
             waiting.insert(id, address);
         }
@@ -380,6 +391,13 @@ impl Driver {
         }
         self.publish_snapshot();
     }
+}
+
+/// Each stream of a peer may hold 256 KiB unread before it proves to be of use; so many are 24 MiB a connection.
+fn multiplexer() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(96);
+    config
 }
 
 /// The machine's clock, for the age of presence records only.

@@ -84,8 +84,8 @@ impl GossipMessage {
     }
 }
 
-/// A gossip message that waits for [`NetworkHandle::report`](crate::NetworkHandle::report); after five seconds without a
-/// verdict it counts as ignored.
+/// A gossip message that waits for [`NetworkHandle::report`](crate::NetworkHandle::report); after five seconds without
+/// a verdict it counts as ignored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Gossip {
     /// Names the message in the report.
@@ -148,8 +148,8 @@ pub enum Event {
     Peer(PeerEvent),
 }
 
-/// Receiving ends, one lane a class, so that a flood of one class never displaces another. Each may be taken by a task of
-/// its own; all are closed when the network stops.
+/// Receiving ends, one lane a class, so that a flood of one class never displaces another. Each may be taken by a task
+/// of its own; all are closed when the network stops.
 #[derive(Debug)]
 pub struct Events {
     /// Messages of [`Topic::Consensus`].
@@ -178,8 +178,8 @@ pub(crate) struct Lanes {
 }
 
 impl Events {
-    /// Lanes sized so that the worst case stays below 130 MiB: consensus 1024 of at most 64 KiB each (mostly below 1 KiB),
-    /// blocks 64 of 512 KiB, verdicts 512 of 2 KiB, transactions 512 of 64 KiB, requests 256, peer events 256.
+    /// Lanes sized so that the worst case stays below 130 MiB: consensus 1024 of at most 64 KiB each (mostly below 1
+    /// KiB), blocks 64 of 512 KiB, verdicts 512 of 2 KiB, transactions 512 of 64 KiB, requests 256, peer events 256.
     pub(crate) fn channels() -> (Lanes, Self) {
         let (consensus, consensus_out) = mpsc::channel(1024);
         let (blocks, blocks_out) = mpsc::channel(64);
@@ -199,8 +199,8 @@ impl Events {
         (lanes, events)
     }
 
-    /// The most urgent event: consensus, blocks, verdicts, requests, peers, transactions. `None` when the network stopped
-    /// and everything is delivered. Cancel-safe.
+    /// The most urgent event: consensus, blocks, verdicts, requests, peers, transactions. `None` when the network
+    /// stopped and everything is delivered. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
         tokio::select! {
             biased;

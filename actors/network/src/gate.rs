@@ -1,10 +1,10 @@
-//! The gate: which connections may be made. Sits before all other behaviours, because a behaviour that has already noted a
-//! connection which a later one refuses would keep a ghost of it.
+//! The gate: which connections may be made. Sits before all other behaviours, because a behaviour that has already
+//! noted a connection which a later one refuses would keep a ghost of it.
 //!
 //! One connection a peer. A peer that comes again while its old connection still stands has restarted or lost its side:
-//! the old connection is closed and the new one refused, so that the peer's next attempt (half a second later) finds clean
-//! state everywhere. Keeping the new one beside the old would leave gossip half-joined, because gossipsub greets a peer only
-//! on its first connection.
+//! the old connection is closed and the new one refused, so that the peer's next attempt (half a second later) finds
+//! clean state everywhere. Keeping the new one beside the old would leave gossip half-joined, because gossipsub greets
+//! a peer only on its first connection.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
@@ -17,7 +17,8 @@ use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, FromSwarm};
 use libp2p::swarm::{
-    CloseConnection, ConnectionDenied, ConnectionId, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
+    CloseConnection, ConnectionDenied, ConnectionId, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
+    ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId};
 
@@ -241,7 +242,9 @@ impl NetworkBehaviour for Gate {
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         // Woken by the swarm: only its calls above fill the queue.
         match self.close.pop_front() {
-            Some((peer_id, id)) => Poll::Ready(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(id) }),
+            Some((peer_id, id)) => {
+                Poll::Ready(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(id) })
+            }
             None => Poll::Pending,
         }
     }

@@ -92,8 +92,8 @@ impl Pending {
     }
 }
 
-/// Decodes a message, or says how to judge its bytes: an unknown version may be a newer node's and is ignored; bytes that are
-/// no encoding at all are nobody's mistake but the sender's.
+/// Decodes a message, or says how to judge its bytes: an unknown version may be a newer node's and is ignored; bytes
+/// that are no encoding at all are nobody's mistake but the sender's.
 pub(crate) fn decode(topic: Topic, data: &[u8]) -> Result<GossipMessage, Verdict> {
     match GossipMessage::decode(topic, data) {
         Ok(Some(message)) => Ok(message),

@@ -1,5 +1,6 @@
 //! The node's handle on the network: cheap to clone, never blocks, every wait has a time limit.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -83,11 +84,17 @@ pub struct PresenceInput {
 }
 
 /// The network, as the rest of the node sees it. The thread ends when all handles are gone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NetworkHandle {
     pub(crate) inputs: Inputs,
     pub(crate) shared: Arc<Shared>,
     pub(crate) fixed: Arc<Fixed>,
+}
+
+impl fmt::Debug for NetworkHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkHandle").field("peer_id", &self.fixed.peer_id).finish_non_exhaustive()
+    }
 }
 
 impl NetworkHandle {
@@ -101,7 +108,8 @@ impl NetworkHandle {
         &self.fixed.genesis
     }
 
-    /// Addresses at which this node can be dialled, as far as it knows: configured external ones, else those listened on.
+    /// Addresses at which this node can be dialled, as far as it knows: configured external ones, else those listened
+    /// on.
     pub fn addresses(&self) -> Vec<Multiaddr> {
         self.shared.addresses()
     }
@@ -118,8 +126,8 @@ impl NetworkHandle {
         Delivery::of(self.inputs.verdicts.try_send((id, verdict)))
     }
 
-    /// Asks a connected peer. At most eight requests are in flight to one peer and 64 wait; chunks wait behind others. The
-    /// peer's "busy" is an error, [`RequestError::Busy`].
+    /// Asks a connected peer. At most eight requests are in flight to one peer and 64 wait; chunks wait behind others.
+    /// The peer's "busy" is an error, [`RequestError::Busy`].
     ///
     /// # Errors
     /// [`RequestError`]; a malformed answer also costs the peer points.
@@ -174,7 +182,8 @@ impl NetworkHandle {
         Delivery::of(self.inputs.commands.try_send(Command::Disconnect(peer)))
     }
 
-    /// Names the validators of the current set: peers bound to these keys get reserved slots, a better score, and no bans.
+    /// Names the validators of the current set: peers bound to these keys get reserved slots, a better score, and no
+    /// bans.
     pub fn set_validators(&self, keys: impl IntoIterator<Item = PublicKey>) {
         self.shared.set_current_validators(keys.into_iter().collect());
     }
@@ -200,7 +209,9 @@ impl NetworkHandle {
             warn!("own presence record is not signed by the validator it names; not sent");
             return Delivery::Dropped;
         }
-        Delivery::of(self.inputs.publications.try_send(Publication { topic: Topic::Presence, data: message.to_bytes() }))
+        Delivery::of(
+            self.inputs.publications.try_send(Publication { topic: Topic::Presence, data: message.to_bytes() }),
+        )
     }
 
     /// The validator key bound to a peer id by signed presence in the last ten minutes.
@@ -270,5 +281,6 @@ fn answers(request: &rpc_sync::Request, response: &rpc_sync::Response) -> bool {
             | (Q::BlobManifest { .. }, A::BlobManifest(_))
             | (Q::BlobChunk { .. }, A::BlobChunk(_))
             | (Q::Verdicts { .. }, A::Verdicts(_))
+            | (Q::Genesis, A::Genesis(_))
     )
 }

@@ -1,8 +1,8 @@
 //! The node's side of the peer-to-peer network: a libp2p swarm on a thread of its own, and the bounded channels to it.
 //!
-//! Owns connections, gossip with verdicts and peer scores, request and response, the address book and dial plan, bans, the
-//! binding of validator keys to peer ids, the mesh doctor and blob transfer. Relies on `types` for every record that
-//! crosses the wire; knows nothing of consensus rules, storage or actors.
+//! Owns connections, gossip with verdicts and peer scores, request and response, the address book and dial plan, bans,
+//! the binding of validator keys to peer ids, the mesh doctor and blob transfer. Relies on `types` for every record
+//! that crosses the wire; knows nothing of consensus rules, storage or actors.
 //!
 //! Every intake is bounded, and says what happens when it is full:
 //!
@@ -53,8 +53,8 @@ impl Network {
     /// Starts the swarm on its own thread and returns when it listens.
     ///
     /// # Errors
-    /// [`NetworkError::Config`] for settings that contradict each other, [`NetworkError::Listen`] when an address can't be
-    /// listened on, [`NetworkError::Thread`] when the thread or its runtime can't be started.
+    /// [`NetworkError::Config`] for settings that contradict each other, [`NetworkError::Listen`] when an address can't
+    /// be listened on, [`NetworkError::Thread`] when the thread or its runtime can't be started.
     pub async fn start(config: NetworkConfig) -> Result<(NetworkHandle, Events), NetworkError> {
         driver::start(config).await
     }

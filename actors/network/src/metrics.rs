@@ -1,4 +1,5 @@
-//! Counters of the network, copied out as a plain struct; libp2p's own metrics are rendered separately as OpenMetrics text.
+//! Counters of the network, copied out as a plain struct; libp2p's own metrics are rendered separately as OpenMetrics
+//! text.
 
 use std::collections::BTreeMap;
 

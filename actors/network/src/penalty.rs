@@ -1,7 +1,7 @@
 //! The ledger of peers' faults: points that halve every ten minutes, a disconnect at 20 of them, a ban at 50.
 //!
-//! Only provable misbehaviour costs points enough to be cut off; slowness and overload never do. Peer ids are free, so the
-//! ledger bounds annoyance, not identity; connection limits bound the rest.
+//! Only provable misbehaviour costs points enough to be cut off; slowness and overload never do. Peer ids are free, so
+//! the ledger bounds annoyance, not identity; connection limits bound the rest.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};

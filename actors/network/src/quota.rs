@@ -68,7 +68,7 @@ impl PeerQuota {
 
     pub(crate) fn admit(&mut self, request: &Request, now: Instant) -> Admission {
         let kind = match request {
-            Request::Status => 0,
+            Request::Status | Request::Genesis => 0,
             Request::Blocks { .. } => 1,
             Request::ProposedBlock { .. } | Request::Votes { .. } => 2,
             Request::BlobManifest { .. } => 3,

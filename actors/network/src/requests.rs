@@ -95,7 +95,8 @@ impl Outbound {
         Some(peer)
     }
 
-    /// Refuses everything that waits for a peer that is gone. What is in flight is ended by libp2p's own failure events.
+    /// Refuses everything that waits for a peer that is gone. What is in flight is ended by libp2p's own failure
+    /// events.
     pub(crate) fn disconnected(&mut self, peer: &PeerId) {
         let Some(queue) = self.queues.get_mut(peer) else { return };
         for request in queue.urgent.drain(..).chain(queue.bulk.drain(..)) {
@@ -224,13 +225,15 @@ impl Inbound {
 
     /// Forgets lapsed requests, requests of peers that left, and quotas that are full again.
     pub(crate) fn settle(&mut self, now: Instant, connected: impl Fn(&PeerId) -> bool) {
-        let lapsed: Vec<u64> = self.open.iter().filter(|(_, o)| !o.channel.is_open()).map(|(token, _)| *token).collect();
+        let lapsed: Vec<u64> =
+            self.open.iter().filter(|(_, o)| !o.channel.is_open()).map(|(token, _)| *token).collect();
         for token in lapsed {
             if let Some(open) = self.open.remove(&token) {
                 self.ended(open.id);
             }
         }
-        let gone: Vec<InboundRequestId> = self.streams.iter().filter(|(_, (p, _))| !connected(p)).map(|(id, _)| *id).collect();
+        let gone: Vec<InboundRequestId> =
+            self.streams.iter().filter(|(_, (p, _))| !connected(p)).map(|(id, _)| *id).collect();
         for id in gone {
             self.ended(id);
         }

@@ -1,4 +1,5 @@
-//! What the swarm's thread and the handles share: a snapshot of the network's state, and the validator keys to look for.
+//! What the swarm's thread and the handles share: a snapshot of the network's state, and the validator keys to look
+//! for.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

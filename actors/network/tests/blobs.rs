@@ -28,7 +28,13 @@ enum Manner {
 }
 
 /// Serves one blob; counts the chunks it sent.
-fn serve(handle: &NetworkHandle, mut events: Events, blob: &Arc<Vec<u8>>, manner: Manner, delay: Duration) -> Arc<AtomicUsize> {
+fn serve(
+    handle: &NetworkHandle,
+    mut events: Events,
+    blob: &Arc<Vec<u8>>,
+    manner: Manner,
+    delay: Duration,
+) -> Arc<AtomicUsize> {
     let (handle, blob, sent) = (handle.clone(), blob.clone(), Arc::new(AtomicUsize::new(0)));
     let counter = sent.clone();
     let (hash, manifest) = (blob_hash(&blob), BlobManifest::of(&blob));
@@ -99,7 +105,10 @@ async fn a_source_killed_in_mid_transfer_costs_nothing_but_its_share() {
         let report = fetch_blob(&fetcher, hash, &candidates, &mut sink, FetchOptions::default()).await;
         (report, sink)
     });
-    wait("both sources deliver", SECONDS, || sent_one.load(Ordering::Relaxed) >= 2 && sent_two.load(Ordering::Relaxed) >= 2).await;
+    wait("both sources deliver", SECONDS, || {
+        sent_one.load(Ordering::Relaxed) >= 2 && sent_two.load(Ordering::Relaxed) >= 2
+    })
+    .await;
     one.shutdown().await;
     let (report, sink) = tokio::time::timeout(SECONDS, transfer).await.unwrap().unwrap();
     let report = report.unwrap();
@@ -148,7 +157,8 @@ async fn a_wrong_length_in_a_manifest_does_not_discredit_honest_sources() {
         let client = client(&[&liar, &good]).await;
         let mut sink = MemorySink::default();
         let candidates = peers(&[&liar, &good]);
-        let report = fetch_blob(&client, blob_hash(&blob), &candidates, &mut sink, FetchOptions::default()).await.unwrap();
+        let report =
+            fetch_blob(&client, blob_hash(&blob), &candidates, &mut sink, FetchOptions::default()).await.unwrap();
         assert!(sink.into_bytes() == **blob);
         assert!(!report.bad.contains(&good.peer_id()), "{report:?}");
         for handle in [client, liar, good] {

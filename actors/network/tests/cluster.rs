@@ -49,16 +49,21 @@ async fn four_nodes_join_through_one_address_and_gossip_on_all_topics() {
 
     let bound = |h: &network::NetworkHandle| {
         let others = handles.iter().zip(&validators).filter(|(o, _)| o.peer_id() != h.peer_id());
-        others.into_iter().all(|(o, key)| h.validator_of(&o.peer_id()) == Some(*key) && h.peer_of(key) == Some(o.peer_id()))
+        others
+            .into_iter()
+            .all(|(o, key)| h.validator_of(&o.peer_id()) == Some(*key) && h.peer_of(key) == Some(o.peer_id()))
     };
     wait("validator keys are bound to peer ids", SECONDS, || handles.iter().all(bound)).await;
     wait("proven validators have the better score", SECONDS, || first.peers().iter().all(|p| p.score >= 200.0)).await;
-    let metrics = first.metrics();
-    assert_eq!((metrics.peers, metrics.validators), (3, 3));
-    for topic in Topic::ALL {
-        let counters = metrics.topic(topic);
-        assert!(counters.received >= 3 && counters.published >= 1 && counters.rejected == 0, "{topic:?} {counters:?}");
-    }
+    let counted = || {
+        let metrics = first.metrics();
+        (metrics.peers, metrics.validators) == (3, 3)
+            && Topic::ALL
+                .iter()
+                .map(|t| metrics.topic(*t))
+                .all(|c| c.received >= 3 && c.published >= 1 && c.rejected == 0)
+    };
+    wait("messages are counted", SECONDS, counted).await;
     let info = &first.peers()[0];
     assert!(info.agent.starts_with("test-") && info.topics.len() == 5 && info.height == Some(Height(1)), "{info:?}");
     wait("pings have come back", SECONDS, || first.peers().iter().all(|p| p.rtt.is_some())).await;
@@ -72,6 +77,36 @@ async fn four_nodes_join_through_one_address_and_gossip_on_all_topics() {
         handle.shutdown().await;
     }
     assert_eq!(first.publish(&vote(1, 99)), network::Delivery::Closed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_all_dial_each_other_at_once_settle_on_one_connection_a_pair() {
+    const NODES: usize = 6;
+    // Ports that were free a moment ago; everybody, itself included, is everybody's bootstrap.
+    let sockets: Vec<_> = (0..NODES).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let address =
+        |socket: &std::net::TcpListener| network::parse_address(&socket.local_addr().unwrap().to_string()).unwrap();
+    let addresses: Vec<_> = sockets.iter().map(address).collect();
+    drop(sockets);
+    let starts = addresses.iter().zip(1..).map(|(address, n)| {
+        let mut config = config(n, &addresses);
+        config.listen = vec![address.clone()];
+        start(config)
+    });
+    let nodes = futures::future::join_all(starts).await;
+    let full =
+        || nodes.iter().all(|(h, _)| h.mesh_status().iter().all(|m| m.subscribed == NODES - 1 && m.mesh.len() >= 3));
+    let took = wait("everybody is connected and meshed", SECONDS, full).await;
+    println!("six nodes settled after {took:?}");
+    // Settled means settled: no connection is made or lost any more.
+    let made = || nodes.iter().map(|(h, _)| h.metrics().connected_total).sum::<u64>();
+    let before = made();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(made(), before);
+    assert!(full());
+    for (handle, _) in nodes {
+        handle.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,7 +183,10 @@ async fn nodes_of_another_chain_do_not_mix() {
     let (two, mut events) = start(foreign).await;
     let (three, events_three) = start(config(3, &[address(&one)])).await;
     let _inbox_three = accept_all(&three, events_three);
-    wait("the node of the same chain is meshed", SECONDS, || one.mesh_status().iter().all(|m| m.mesh == [three.peer_id()])).await;
+    wait("the node of the same chain is meshed", SECONDS, || {
+        one.mesh_status().iter().all(|m| m.mesh == [three.peer_id()])
+    })
+    .await;
     wait("the foreign node was let go", SECONDS, || two.metrics().disconnected_total >= 1).await;
     one.publish(&vote(1, 1));
     assert!(next_gossip(&mut events, Duration::from_secs(2)).await.is_none());
@@ -192,8 +230,12 @@ async fn presence_must_be_signed_by_node_and_validator_and_is_not_sent_otherwise
     let (two, _events_two) = start(config(2, &[address(&one)])).await;
     wait("connected", SECONDS, || one.mesh_status().iter().all(|m| m.mesh.len() == 1)).await;
     let (_, validator) = keys(2);
-    let input =
-        PresenceInput { height: Height(9), time_ms: common::wall_clock(), prover: None, validator: Some(validator.public()) };
+    let input = PresenceInput {
+        height: Height(9),
+        time_ms: common::wall_clock(),
+        prover: None,
+        validator: Some(validator.public()),
+    };
     // Signed by another validator than the one named: refused on the own side.
     let wrong = two.presence(input).validator_signature(&keys(3).1, &common::GENESIS);
     assert_eq!(two.announce(two.presence(input), Some(wrong)), network::Delivery::Dropped);

@@ -16,7 +16,7 @@ const CALL_TASK: &str = "starkware.cairo.bootloaders.simple_bootloader.execute_t
 /// This build's own files are damaged.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[error("embedded program {name}: {detail}")]
-pub struct AssetError {
+pub(crate) struct AssetError {
     name: &'static str,
     detail: String,
 }

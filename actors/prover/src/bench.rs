@@ -132,7 +132,7 @@ fn case(steps: u64, options: &BenchOptions, mut progress: impl FnMut(usize)) -> 
 }
 
 /// Steps of the bootloader, the binding task and the hash of a short program, roughly.
-const BOOTLOADER_STEPS: u64 = 1_400;
+const BOOTLOADER_STEPS: u64 = 2_400;
 
 fn prove(engine: &mut Engine, statement: &Statement, program: &[u8], run: usize) -> Result<Proven, ProveError> {
     let mut key = [1u8; 32];
@@ -221,4 +221,33 @@ fn peak() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kilobytes.unwrap_or(0).saturating_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_has_all_its_figures() {
+        let options = BenchOptions { steps: vec![4_000], runs: 1, against_stock: true };
+        let cases = cairo(&options, |_, _| ()).unwrap();
+        let [case] = cases.as_slice() else { panic!("{cases:?}") };
+        assert!(case.verified && case.total_ms > 0.0 && case.stock_ms.is_some_and(|ms| ms > 0.0));
+        assert!((3_900..4_100).contains(&case.steps), "{case:?}");
+        assert!(case.proof_bytes_zstd < case.proof_bytes && case.verify_ms > 0.0 && case.peak_rss_bytes > 100 << 20);
+        assert!(case.phases_ms.iter().any(|(stage, _)| *stage == Stage::Composition), "{case:?}");
+        assert!(case.estimated_bytes > case.peak_rss_bytes / 2, "{case:?}");
+    }
+
+    /// Takes minutes and an otherwise idle machine: run it by name with `--run-ignored only`.
+    #[test]
+    #[ignore = "a measurement, not a check of correctness"]
+    fn within_a_tenth_of_the_plain_calls() {
+        let options = BenchOptions { steps: vec![122_000, 1_200_000], runs: 7, against_stock: true };
+        for case in cairo(&options, |_, _| ()).unwrap() {
+            println!("{}", serde_json::to_string_pretty(&case).unwrap());
+            let stock = case.stock_ms.unwrap();
+            assert!(case.total_ms <= stock * 1.1, "{} ms against {stock} ms", case.total_ms);
+        }
+    }
 }

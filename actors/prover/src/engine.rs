@@ -112,8 +112,8 @@ pub(crate) struct Warm {
     pub(crate) pool: BaseColumnPool<SimdBackend>,
 }
 
-/// The prover's settings: the policy's, with coefficients stored. The last is a matter of time and memory, not of the
-/// proof.
+/// The prover's settings: the policy's, with coefficients stored. The last is a matter of time and memory alone, and the
+/// engine goes without where memory is short.
 pub(crate) const fn parameters() -> ProverParameters {
     ProverParameters {
         channel_hash: ChannelHash::Blake2s,
@@ -209,10 +209,11 @@ impl Engine {
         let input = guarded("adapting the run", || adapt(&run.runner).map_err(|e| e.to_string()))?;
         drop(run.runner);
         let estimate = memory::estimate(&ExecutionResources::from_prover_input(&input), total_steps);
-        if let Some(limit) = memory_limit.filter(|limit| estimate.bytes > *limit) {
-            return Err(ProveError::Memory { needed: estimate.bytes, limit });
+        if let Some(limit) = memory_limit.filter(|limit| estimate.bytes_lean > *limit) {
+            return Err(ProveError::Memory { needed: estimate.bytes_lean, limit });
         }
-        let proof = self.prove_input(input, &estimate, &clock)?;
+        let store_coefficients = memory_limit.is_none_or(|limit| estimate.bytes <= limit);
+        let proof = self.prove_input(input, &estimate, store_coefficients, &clock)?;
         clock.enter(Stage::Verifying);
         let bytes = proof::envelope::proof_bytes(&proof).map_err(|e| ProveError::Unprovable { detail: e.to_string() })?;
         drop(proof);
@@ -233,7 +234,7 @@ impl Engine {
             total_steps,
             verify_us,
             phases_ms: clock.finish(),
-            estimated_bytes: estimate.bytes,
+            estimated_bytes: if store_coefficients { estimate.bytes } else { estimate.bytes_lean },
         })
     }
 
@@ -241,6 +242,7 @@ impl Engine {
         &mut self,
         input: ProverInput,
         estimate: &Estimate,
+        store_polynomials_coefficients: bool,
         clock: &Clock,
     ) -> Result<proof::envelope::CairoProof, ProveError> {
         self.warm_up();
@@ -258,7 +260,7 @@ impl Engine {
                     Arc::clone(&warm.trace),
                     MaybeOwned::Borrowed(&warm.tree),
                     input,
-                    parameters(),
+                    ProverParameters { store_polynomials_coefficients, ..parameters() },
                 )
                 .map(CairoProofForRustVerifier::from)
                 .map_err(|e| e.to_string())

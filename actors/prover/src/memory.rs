@@ -16,14 +16,16 @@ use cairo_air::components::{
 use stwo_cairo_adapter::ExecutionResources;
 
 /// Memory of a warm prover before a job, and what every proof takes whatever its length, in bytes.
-const FIXED_BYTES: u64 = 900 << 20;
-/// Bytes per table cell at the peak: the evaluations on a domain of twice the length, the coefficients, and what the
-/// composition and the hash trees add.
+const FIXED_BYTES: u64 = 1_600 << 20;
+/// Bytes per table cell at the peak, coefficients stored: the evaluations on a domain of twice the length, the
+/// coefficients, and what the composition and the hash trees add.
 const BYTES_PER_CELL: u64 = 15;
+/// Bytes per table cell that are saved when coefficients are not stored.
+const COEFFICIENT_BYTES: u64 = 4;
 /// Bytes per step of the virtual machine's own trace and memory.
 const BYTES_PER_STEP: u64 = 160;
 /// The tables of a Blake hash have 2^20 rows each, whatever is hashed, in bytes.
-const BLAKE_BYTES: u64 = 600 << 20;
+const BLAKE_BYTES: u64 = 700 << 20;
 /// Vectors have 16 lanes, so no table is shorter.
 const LOG_ROWS_MIN: u32 = 4;
 /// The preprocessed columns are this long, as a power of two.
@@ -32,8 +34,10 @@ const LOG_PREPROCESSED: u32 = 20;
 /// What a proof will take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimate {
-    /// Peak memory, in bytes.
+    /// Peak memory with coefficients stored, which is faster, in bytes.
     pub bytes: u64,
+    /// Peak memory without, in bytes.
+    pub bytes_lean: u64,
     /// Table cells.
     pub cells: u64,
     /// Largest evaluation domain, as a power of two.
@@ -126,11 +130,13 @@ pub(crate) fn estimate(resources: &ExecutionResources, total_steps: u64) -> Esti
         memory_id_to_big::Claim { big_log_sizes: vec![log_size] }.log_sizes().iter().map(Vec::len).sum()
     });
     let blake_bytes = if blake > 0 { BLAKE_BYTES } else { 0 };
+    let bytes = FIXED_BYTES
+        .saturating_add(blake_bytes)
+        .saturating_add(tables.cells.saturating_mul(BYTES_PER_CELL))
+        .saturating_add(total_steps.saturating_mul(BYTES_PER_STEP));
     Estimate {
-        bytes: FIXED_BYTES
-            .saturating_add(blake_bytes)
-            .saturating_add(tables.cells.saturating_mul(BYTES_PER_CELL))
-            .saturating_add(total_steps.saturating_mul(BYTES_PER_STEP)),
+        bytes,
+        bytes_lean: bytes.saturating_sub(tables.cells.saturating_mul(COEFFICIENT_BYTES)),
         cells: tables.cells,
         // Twice the rows for the code's rate, and as much again for constraints of degree two.
         domain_log: tables.log_max.saturating_add(2),
@@ -140,7 +146,7 @@ pub(crate) fn estimate(resources: &ExecutionResources, total_steps: u64) -> Esti
 /// A coarse figure from the step count alone, for a scheduler that has not run the program: the mean of the programs
 /// measured, in bytes.
 pub const fn bytes_for_steps(steps: u64) -> u64 {
-    FIXED_BYTES.saturating_add(steps.saturating_mul(2_600))
+    FIXED_BYTES.saturating_add(steps.saturating_mul(1_700))
 }
 
 /// Memory that this process and its children can still get, in bytes: the machine's and the control group's; `None`

@@ -1,8 +1,9 @@
 //! Runs the binding task and a program through the bootloader, hints watched and steps counted.
 //!
-//! Owns the meaning of "steps" and the way a failure is told apart: the virtual machine steps from entering the program
-//! to the end of the run. That includes what the bootloader spends afterwards on simulating builtins which have no table
-//! of their own, because the program causes it, and leaves out hashing the program, which depends on the hash function.
+//! Owns the meaning of "steps" and the way a failure is told apart. Steps are those of the program, from its call to its
+//! return, and those that the bootloader spends afterwards on simulating builtins which have no table of their own
+//! (ECDSA, Keccak, EC operation), because the program causes them. Hashing the program and the bootloader's own book-keeping
+//! are not counted.
 //! Tasks are built in memory; the library's own reading of files is never reached.
 
 use std::any::Any;
@@ -47,6 +48,8 @@ const BINDING_INPUT_HINT: &str = "output = program_input[\"output\"]";
 const TASK_EXIT_HINT: &str = "vm_exit_scope()\n# Note that bootloader_input will only be available in the next hint.";
 /// Tasks of a run: the binding task and the program.
 const TASKS: u64 = 2;
+/// Steps from the program's return to the end when there is nothing to simulate; a test compares it with real runs.
+const BOOKKEEPING_STEPS: u64 = 1_100;
 
 /// How a run ended without an output.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -148,7 +151,7 @@ fn run_inner(request: RunRequest, assets: &'static Assets) -> Result<Run, RunErr
     }
     let cells = output_cells(&mut runner).map_err(internal)?;
     let (program_hash, output) = processor.user_output(&cells)?;
-    let steps = processor.steps.saturating_sub(processor.entered_at.unwrap_or(processor.steps));
+    let steps = processor.counted();
     Ok(Run { runner, program_hash, output, steps, total_steps: processor.steps })
 }
 
@@ -221,6 +224,7 @@ struct Processor {
     steps: u64,
     stop_at: u64,
     entered_at: Option<u64>,
+    returned_at: Option<u64>,
     program_address: Option<Relocatable>,
 }
 
@@ -244,6 +248,7 @@ impl Processor {
             steps: 0,
             stop_at: limits::BOOTLOADER_STEPS_MAX,
             entered_at: None,
+            returned_at: None,
             program_address: None,
         }
     }
@@ -259,6 +264,9 @@ impl Processor {
             if !returns {
                 return Err(HintError::CustomHint("the program jumped into the bootloader".into()));
             }
+            if self.phase == Phase::UserTask {
+                self.leave_program();
+            }
             self.phase = Phase::Bootloader;
         }
         let calls = vm.get_pc().offset == self.call_task;
@@ -269,12 +277,29 @@ impl Processor {
         Ok(extension)
     }
 
+    fn leave_program(&mut self) {
+        self.returned_at = Some(self.steps);
+        self.stop_at = self.stop_at.saturating_add(BOOKKEEPING_STEPS);
+    }
+
+    /// The program's steps so far.
+    fn counted(&self) -> u64 {
+        let Some(entered_at) = self.entered_at else {
+            return 0;
+        };
+        let returned_at = self.returned_at.unwrap_or(self.steps);
+        let simulation = self.steps.saturating_sub(returned_at).saturating_sub(BOOKKEEPING_STEPS);
+        returned_at.saturating_sub(entered_at).saturating_add(simulation)
+    }
+
     fn enter_task(&mut self, scopes: &ExecutionScopes) {
         self.tasks_entered = self.tasks_entered.saturating_add(1);
         self.phase = if self.tasks_entered == 1 { Phase::BindingTask } else { Phase::UserTask };
         if self.tasks_entered == TASKS {
-            self.entered_at = Some(self.steps);
-            self.stop_at = self.steps.saturating_add(self.max_steps);
+            // The call itself is the bootloader's step.
+            let entered_at = self.steps.saturating_add(1);
+            self.entered_at = Some(entered_at);
+            self.stop_at = entered_at.saturating_add(self.max_steps);
         }
         // The scope of the bootloader is below the one that the call has just opened.
         self.program_address = scopes.data.iter().rev().find_map(|scope| {
@@ -341,21 +366,22 @@ impl Processor {
 
     /// Turns an error of the machine into one of ours.
     fn classify(&self, error: &VirtualMachineError, pc: Relocatable) -> RunError {
-        let Some(entered_at) = self.entered_at else {
-            let detail = if self.steps >= self.stop_at {
+        if self.entered_at.is_none() {
+            let detail = if self.consumed() {
                 format!("hashing the program takes more than {} steps", limits::BOOTLOADER_STEPS_MAX)
             } else {
                 shorten(&format!("before the program was entered: {error}"))
             };
             return RunError::Internal { detail };
-        };
-        let steps = self.steps.saturating_sub(entered_at);
+        }
+        let steps = self.counted();
         if is_capacity(error) {
             return RunError::Resources { detail: "a memory segment does not fit the memory limit".into(), steps };
         }
         let reason = match error {
-            VirtualMachineError::UnfinishedExecution if self.steps >= self.stop_at => {
+            VirtualMachineError::UnfinishedExecution if self.consumed() => {
                 let detail = format!("the limit is {} steps", self.max_steps);
+                let steps = steps.min(self.max_steps);
                 return RunError::Failed { reason: FailureReason::StepLimit, detail, steps };
             }
             VirtualMachineError::Hint(_) => FailureReason::Hint,
@@ -376,7 +402,7 @@ impl Processor {
 
     /// Takes the program's hash and words out of `[2, 4, hash, high, low, size, hash, words...]`.
     fn user_output(&self, cells: &[Option<Felt>]) -> Result<(Felt, Vec<Felt>), RunError> {
-        let steps = self.steps.saturating_sub(self.entered_at.unwrap_or(self.steps));
+        let steps = self.counted();
         let failed = |detail: String| RunError::Failed { reason: FailureReason::Execution, detail, steps };
         let at = |i: usize| cells.get(i).copied().flatten().ok_or_else(|| failed(format!("output cell {i} is no number")));
         let expected = [Felt::from_u128(u128::from(TASKS)), Felt::from_u128(4)];
@@ -446,7 +472,8 @@ impl HintProcessorLogic for Processor {
 
 impl ResourceTracker for Processor {
     fn consumed(&self) -> bool {
-        self.steps >= self.stop_at
+        // At the limit the program may just have returned; only the next step tells.
+        self.steps > self.stop_at
     }
 
     fn consume_step(&mut self) {

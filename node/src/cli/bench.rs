@@ -5,7 +5,7 @@ use prover::bench::{BenchOptions, cairo};
 use serde_json::{Value, json};
 
 use super::Output;
-use super::output::{plain, table};
+use super::output::{object_of_pairs, plain, table};
 use crate::cpu;
 use crate::failure::Failure;
 
@@ -40,13 +40,19 @@ pub(super) fn bench(out: Output, command: &BenchCommand) -> Result<(), Failure> 
             .value(bad)
             .limit(format!("1000 to {}", prover::limits::STEPS_MAX)));
     }
-    let options = BenchOptions { steps: steps.clone(), runs: usize::from(args.runs), against_stock: args.against_stock };
+    let options =
+        BenchOptions { steps: steps.clone(), runs: usize::from(args.runs), against_stock: args.against_stock };
     let cases = cairo(&options, |case, run| {
         let steps = steps.get(case).copied().unwrap_or(0);
         out.note(&format!("{steps} steps: run {} of {}", run.saturating_add(1), args.runs));
     })
     .map_err(|e| Failure::error("bench", e.to_string()))?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let mut cases = json!(cases);
+    for case in cases.as_array_mut().into_iter().flatten() {
+        let phases = object_of_pairs(&case["phases_ms"]);
+        case["phases_ms"] = phases;
+    }
     let answer = json!({ "cpu_level": cpu::compiled_level(), "threads": threads, "runs": args.runs, "cases": cases });
     out.answer(&answer, |answer| {
         let columns = ["steps", "total_ms", "stock_ms", "verify_ms", "proof_bytes_zstd", "peak_rss_bytes", "verified"];

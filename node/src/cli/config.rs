@@ -37,7 +37,8 @@ fn show(context: &Context, origin: bool) -> Result<(), Failure> {
     for (key, (value, from)) in &resolved.origins {
         let value = serde_json::to_value(value).unwrap_or(Value::Null);
         let meaning = template::meaning(key);
-        let entry = if origin { json!({ "value": value, "origin": from.to_string(), "meaning": meaning }) } else { value };
+        let entry =
+            if origin { json!({ "value": value, "origin": from.to_string(), "meaning": meaning }) } else { value };
         object.insert(key.clone(), entry);
     }
     context.out.answer(&object, |_| template::show(&resolved, origin))

@@ -3,16 +3,21 @@
 use std::path::Path;
 
 use clap::Subcommand;
+use ledger::query::Audit;
 use serde_json::{Map, Value, json};
-use storage::{Home, RocksStore, StorageError, Store, meta};
+use storage::meta::{self, VerifyReport};
+use storage::{Home, RocksStore, Snapshot, StorageError, Store};
+use types::kv::{KvRead, Space};
 
 use super::Context;
 use super::output::lines;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::stored;
 
 /// Heights between two words about progress.
 const PROGRESS: u64 = 10_000;
+/// State records read at once.
+const STATE_PAGE: usize = 1000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DbCommand {
@@ -68,6 +73,7 @@ fn verify(context: &Context, store: &RocksStore) -> Result<(), Failure> {
             .limit(own)
             .remedy("restore the right genesis.json, or use another home"));
     }
+    let (state_records, audit) = verify_state(&snapshot, &report)?;
     let records: Map<String, Value> =
         report.records.iter().map(|(table, count)| ((*table).to_string(), json!(count))).collect();
     let answer = json!({
@@ -78,6 +84,9 @@ fn verify(context: &Context, store: &RocksStore) -> Result<(), Failure> {
         "height": report.head.height,
         "block": report.head.block_id,
         "transactions": report.transactions,
+        "state_records": state_records,
+        "state_root": report.head.state_root,
+        "credits": audit.total,
         "records": records,
     });
     context.out.answer(&answer, |_| {
@@ -86,6 +95,43 @@ fn verify(context: &Context, store: &RocksStore) -> Result<(), Failure> {
             ("chain", format!("{} ({})", report.chain_id, report.genesis)),
             ("height", report.head.height.to_string()),
             ("transactions", report.transactions.to_string()),
+            ("state", format!("{state_records} records under the root {}", report.head.state_root)),
+            ("credits", format!("{} in all, none lost", audit.total)),
         ])
     })
+}
+
+/// Holds every record of the ledger's state against the state root, and adds up the credits.
+fn verify_state(view: &Snapshot, report: &VerifyReport) -> Result<(u64, Audit), Failure> {
+    let damaged = |what: String| Failure::new(Exit::Corruption, "corruption", what).remedy(stored::CORRUPTION_REMEDY);
+    let unreadable = |e: ledger::StateError| damaged(format!("the ledger's state can't be read: {e}"));
+    let (height, root) = (report.head.height, report.head.state_root);
+    let found = ledger::tree::root(view, height).map_err(unreadable)?;
+    if found != root {
+        return Err(damaged(format!("the state tree has root {found}, the head says {root}")));
+    }
+    let mut count = 0u64;
+    let mut start: Option<Vec<u8>> = None;
+    loop {
+        let page = view
+            .scan(Space::State, &[], start.as_deref(), STATE_PAGE)
+            .map_err(|e| damaged(format!("the ledger's state can't be read: {e}")))?;
+        for (key, value) in &page {
+            let (_, proof) = ledger::tree::prove(view, height, key).map_err(unreadable)?;
+            ledger::tree::verify_proof(&root, key, Some(value), &proof).map_err(|e| {
+                damaged(format!("state record {} is not the one under the root: {e}", hex::encode(key)))
+            })?;
+            count = count.saturating_add(1);
+        }
+        match page.last() {
+            // The next key in order is this one with a zero byte behind it.
+            Some((key, _)) if page.len() == STATE_PAGE => start = Some([key.as_slice(), &[0]].concat()),
+            _ => break,
+        }
+    }
+    let audit = ledger::query::audit(view).map_err(unreadable)?;
+    if !audit.conserved {
+        return Err(damaged(format!("the credits do not add up to {}", audit.total)));
+    }
+    Ok((count, audit))
 }

@@ -53,7 +53,7 @@ pub(super) fn doctor(context: &Context) -> Result<u8, Failure> {
         }
         Err(failure) => {
             let remedy = failure.remedy.clone().unwrap_or_else(|| "correct config.toml".into());
-            findings.push(Finding::bad("config", "error", failure.message, remedy));
+            findings.push(Finding::bad("config", "error", failure.message.clone(), remedy));
             Config::default()
         }
     };
@@ -108,7 +108,7 @@ fn check_home(context: &Context) -> Finding {
         Ok(genesis) => Finding::ok("home", format!("chain {}, keys are private", genesis.chain_id)),
         Err(failure) => {
             let remedy = failure.remedy.clone().unwrap_or_else(|| "see: proofmesh config check".into());
-            Finding::bad("home", "error", failure.message, remedy)
+            Finding::bad("home", "error", failure.message.clone(), remedy)
         }
     }
 }
@@ -143,7 +143,9 @@ fn check_ports(config: &Config, node_runs: bool) -> Vec<Finding> {
 fn socket_of(multiaddr: &str) -> Option<SocketAddr> {
     let parts: Vec<&str> = multiaddr.split('/').collect();
     match parts.as_slice() {
-        ["", "ip4" | "ip6", address, "tcp", port, ..] => Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?)),
+        ["", "ip4" | "ip6", address, "tcp", port, ..] => {
+            Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?))
+        }
         _ => None,
     }
 }
@@ -154,7 +156,12 @@ fn check_clock(head: Option<&Value>) -> Finding {
         return Finding::bad("clock", "error", "the clock is before 1970", remedy);
     };
     if now.as_secs() < CLOCK_FLOOR_S {
-        return Finding::bad("clock", "error", format!("the clock says {} s after 1970, in the past", now.as_secs()), remedy);
+        return Finding::bad(
+            "clock",
+            "error",
+            format!("the clock says {} s after 1970, in the past", now.as_secs()),
+            remedy,
+        );
     }
     // Proposers' clocks are in the chain: a head from the future means that this clock is behind theirs.
     let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -163,7 +170,9 @@ fn check_clock(head: Option<&Value>) -> Finding {
         (Some(ms), _) if ms > CLOCK_MS => {
             Finding::bad("clock", "error", format!("{ms} ms behind the time of the last block"), remedy)
         }
-        (_, Some(false)) => Finding::bad("clock", "warning", "the kernel says that no time service keeps the clock", remedy),
+        (_, Some(false)) => {
+            Finding::bad("clock", "warning", "the kernel says that no time service keeps the clock", remedy)
+        }
         (Some(_), _) => Finding::ok("clock", "agrees with the last block"),
         (None, Some(true)) => Finding::ok("clock", "kept by a time service"),
         (None, None) => Finding::ok("clock", "plausible"),

@@ -1,23 +1,21 @@
 //! `init`: a home folder with keys, configuration and the genesis document of the chain it belongs to.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 use toml::Value as Toml;
 use types::genesis::{Genesis, GenesisAccount, GenesisProver, GenesisValidator};
 use types::ids::{Amount, GenesisHash, TimeMs};
 use types::params::Params;
 
 use super::Context;
-use super::keys::make_missing;
+use super::join::{Joined, is_loopback, join};
+use super::keys::{make_missing, peer_id};
 use super::output::lines;
-use super::tx::Chain;
-use crate::client::{Client, block_on};
-use crate::config::{layers, template};
+use crate::config::{layers, template, to_multiaddr};
 use crate::failure::{Exit, Failure};
 use crate::home::{Home, read_genesis};
 use crate::{files, keys};
@@ -31,17 +29,23 @@ const DEV_STAKE: Amount = Amount(1_000_000);
 /// Largest step limit that a prover takes unless told otherwise: the default of `prover.steps_max`.
 pub(super) const PROVER_STEPS_MAX: u64 = 16_000_000;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct InitArgs {
     /// Join the chain of this genesis document.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["bootstrap", "genesis_hash"])]
     genesis: Option<PathBuf>,
-    /// Join the chain of a running node: its RPC address, http://HOST:PORT.
+    /// Join the chain of a running node: its RPC address, http://HOST:PORT, or its peer-to-peer address, IP:PORT or multiaddr.
     #[arg(long, value_name = "ADDR", requires = "genesis_hash")]
     bootstrap: Option<String>,
     /// Hash of the chain's genesis document, from a source you trust.
     #[arg(long, value_name = "H", requires = "bootstrap")]
     genesis_hash: Option<String>,
+    /// Write this address of JSON-RPC and HTTP, IP:PORT, into the configuration.
+    #[arg(long, value_name = "ADDR")]
+    rpc: Option<String>,
+    /// Write this address of the peer-to-peer network, IP:PORT or multiaddr, into the configuration.
+    #[arg(long, value_name = "ADDR")]
+    p2p: Option<String>,
 }
 
 /// The chain that a home joins and how.
@@ -59,10 +63,17 @@ pub(super) fn init(context: &Context, args: &InitArgs) -> Result<(), Failure> {
             .value(home.root().display())
             .remedy("name another folder by --home, or move this one away"));
     }
+    let values = listen_values(args)?;
+    // First what may fail by a wrong argument or a node that is away, so that a home is made whole or not at all.
+    let joined = join_plan(args)?;
     files::create_private_dir(home.root())?;
     make_missing(home)?;
-    let plan = plan(home, args)?;
-    let written = write(home, &plan, &[])?;
+    let plan = match joined {
+        Some(plan) => plan,
+        None => Plan { genesis: own_chain(home)?, bootstrap: vec![], own_chain: true },
+    };
+    let written = write(home, &plan, values)?;
+    let peer_id = peer_id(&keys::read(&home.node_key())?)?;
     let hash = plan.genesis.hash().to_string();
     let answer = json!({
         "home": home.root(),
@@ -72,6 +83,7 @@ pub(super) fn init(context: &Context, args: &InitArgs) -> Result<(), Failure> {
         "validator": written.validator,
         "prover": written.prover,
         "bootstrap": plan.bootstrap,
+        "peer_id": peer_id,
     });
     context.out.answer(&answer, |_| {
         let kind = if plan.own_chain {
@@ -90,15 +102,32 @@ pub(super) fn init(context: &Context, args: &InitArgs) -> Result<(), Failure> {
     })
 }
 
-fn plan(home: &Home, args: &InitArgs) -> Result<Plan, Failure> {
+/// The chain to join; `None` for one of its own.
+fn join_plan(args: &InitArgs) -> Result<Option<Plan>, Failure> {
     if let Some(path) = &args.genesis {
-        return Ok(Plan { genesis: read_genesis(path, Exit::Usage)?, bootstrap: vec![], own_chain: false });
+        return Ok(Some(Plan { genesis: read_genesis(path, Exit::Usage)?, bootstrap: vec![], own_chain: false }));
     }
-    if let (Some(address), Some(hash)) = (&args.bootstrap, &args.genesis_hash) {
-        let hash: GenesisHash = hash.parse().map_err(|e| Failure::of_type(Exit::Usage, &e))?;
-        return join(address, hash);
+    let (Some(address), Some(hash)) = (&args.bootstrap, &args.genesis_hash) else { return Ok(None) };
+    let hash: GenesisHash = hash.parse().map_err(|e| Failure::of_type(Exit::Usage, &e))?;
+    let Joined { genesis, bootstrap } = join(address, hash)?;
+    Ok(Some(Plan { genesis, bootstrap, own_chain: false }))
+}
+
+/// Listening addresses as keys of the configuration, checked.
+fn listen_values(args: &InitArgs) -> Result<BTreeMap<&'static str, Toml>, Failure> {
+    let mut values = BTreeMap::new();
+    if let Some(rpc) = &args.rpc {
+        values.insert("rpc.listen", Toml::String(rpc.clone()));
     }
-    Ok(Plan { genesis: own_chain(home)?, bootstrap: vec![], own_chain: true })
+    if let Some(p2p) = &args.p2p {
+        values.insert("p2p.listen", Toml::Array(vec![Toml::String(to_multiaddr(p2p))]));
+    }
+    let flags = values.iter().map(|(key, value)| (*key, value.clone())).collect();
+    layers::resolve(Path::new("the command line"), "", std::iter::empty(), flags).map_err(|mut failure| {
+        failure.exit = Exit::Usage;
+        failure
+    })?;
+    Ok(values)
 }
 
 /// A chain of one validator, which is also prover and owns all credits.
@@ -130,62 +159,6 @@ pub(super) fn now_ms() -> Result<TimeMs, Failure> {
     Ok(TimeMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
 }
 
-/// Fetches the genesis document from a node and holds it against the hash; learns where that node is dialled.
-fn join(address: &str, hash: GenesisHash) -> Result<Plan, Failure> {
-    if address.starts_with('/') {
-        return Err(Failure::usage(format!("bootstrap: '{address}' is a peer-to-peer address"))
-            .field("bootstrap")
-            .value(address)
-            .limit("http://HOST:PORT of a node's RPC")
-            .remedy("give the RPC address of any node: from it come the genesis document and the peer-to-peer address"));
-    }
-    let client = Client::at(address)?;
-    let (chain, net): (Chain, Value) =
-        block_on(async { Ok((client.call("chain_genesis", json!([])).await?, client.call("net_info", json!([])).await?)) })?;
-    let found = chain.genesis.hash();
-    if found != hash {
-        return Err(Failure::error("chain", format!("the node at {address} is on another chain than asked for"))
-            .field("genesis-hash")
-            .value(found)
-            .limit(hash)
-            .remedy("check the hash with its source, or ask a node of the right chain"));
-    }
-    chain.genesis.check().map_err(|e| Failure::of_type(Exit::Error, &e))?;
-    let peer_id = net["peer_id"].as_str().unwrap_or_default();
-    let listen: Vec<String> =
-        net["listen"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect();
-    let bootstrap = dial_addresses(address, &listen, peer_id);
-    if bootstrap.is_empty() {
-        return Err(Failure::error("bad_answer", "net_info: the node names no address to dial")
-            .remedy("ask another node, or use --genesis FILE and write p2p.bootstrap into config.toml"));
-    }
-    Ok(Plan { genesis: chain.genesis, bootstrap, own_chain: false })
-}
-
-/// Addresses under which the node behind the URL can be dialled: those it listens on, with the URL's host in place of
-/// addresses that only mean something on its own machine.
-fn dial_addresses(url: &str, listen: &[String], peer_id: &str) -> Vec<String> {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host).trim_start_matches('[').trim_end_matches(']');
-    let seen_as = match host.parse::<IpAddr>() {
-        Ok(IpAddr::V4(ip)) => format!("/ip4/{ip}"),
-        Ok(IpAddr::V6(ip)) => format!("/ip6/{ip}"),
-        Err(_) => format!("/dns/{host}"),
-    };
-    let mut out: Vec<String> = listen
-        .iter()
-        .filter_map(|address| {
-            let parts: Vec<&str> = address.split('/').collect();
-            let ["", "ip4" | "ip6", _, "tcp", port, ..] = parts.as_slice() else { return None };
-            let tail = if peer_id.is_empty() { String::new() } else { format!("/p2p/{peer_id}") };
-            Some(format!("{seen_as}/tcp/{port}{tail}"))
-        })
-        .collect();
-    out.sort();
-    out.dedup();
-    out
-}
-
 /// What `write` decided about roles.
 pub(super) struct Written {
     pub(super) validator: bool,
@@ -193,10 +166,14 @@ pub(super) struct Written {
 }
 
 /// Writes genesis document and configuration; roles follow from the document and the home's keys.
-fn write(home: &Home, plan: &Plan, extra: &[(&'static str, Toml)]) -> Result<Written, Failure> {
-    let mut values: BTreeMap<&str, Toml> = extra.iter().cloned().collect();
+fn write(home: &Home, plan: &Plan, mut values: BTreeMap<&'static str, Toml>) -> Result<Written, Failure> {
     if !plan.bootstrap.is_empty() {
         values.insert("p2p.bootstrap", Toml::Array(plan.bootstrap.iter().cloned().map(Toml::String).collect()));
+        // Who is told to join over loopback is on the machine of a testnet; other networks don't dial such addresses.
+        let local = plan.bootstrap.iter().all(|address| is_loopback(address));
+        if local {
+            values.insert("node.testnet", Toml::Boolean(true));
+        }
     }
     write_home(home, &plan.genesis, values)
 }
@@ -226,26 +203,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_dialled_where_it_was_asked() {
-        let listen = ["/ip4/127.0.0.1/tcp/7600".to_string(), "/ip4/10.1.1.1/tcp/7600".into(), "/ip4/1.2.3.4/udp/1/quic-v1".into()];
-        assert_eq!(dial_addresses("http://192.0.2.5:7601", &listen, "12D3"), ["/ip4/192.0.2.5/tcp/7600/p2p/12D3"]);
-        assert_eq!(dial_addresses("[::1]:7601", &listen, ""), ["/ip6/::1/tcp/7600"]);
-        assert_eq!(dial_addresses("http://node.example:1", &listen[..1], "x"), ["/dns/node.example/tcp/7600/p2p/x"]);
-        assert!(dial_addresses("http://192.0.2.5:7601", &[], "x").is_empty());
-    }
-
-    #[test]
     fn a_home_of_ones_own_is_complete_and_private() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::locate(Some(&folder.path().join("home"))).unwrap();
         let context = Context { out: super::super::Output::new(true), home: home.clone() };
-        let args = InitArgs { genesis: None, bootstrap: None, genesis_hash: None };
+        let args = InitArgs::default();
         init(&context, &args).unwrap();
-        let config = layers::resolve(&home.config_file(), &std::fs::read_to_string(home.config_file()).unwrap(), std::iter::empty(), vec![]).unwrap().config;
+        let config = layers::resolve(
+            &home.config_file(),
+            &std::fs::read_to_string(home.config_file()).unwrap(),
+            std::iter::empty(),
+            vec![],
+        )
+        .unwrap()
+        .config;
         assert!(config.node.validator && config.node.prover);
         let genesis = home.genesis().unwrap();
-        let publics: Vec<_> =
-            [home.node_key(), home.consensus_key(), home.account_key()].iter().map(|p| keys::read(p).unwrap().public()).collect();
+        let publics: Vec<_> = [home.node_key(), home.consensus_key(), home.account_key()]
+            .iter()
+            .map(|p| keys::read(p).unwrap().public())
+            .collect();
         assert!(publics[0] != publics[1] && publics[1] != publics[2] && publics[0] != publics[2]);
         assert_eq!((genesis.validators[0].key, genesis.accounts[0].account), (publics[1], publics[2]));
         keys::check_dir(&home.keys_dir()).unwrap();
@@ -253,7 +230,7 @@ mod tests {
 
         let second = Home::locate(Some(&folder.path().join("second"))).unwrap();
         let context = Context { out: super::super::Output::new(true), home: second.clone() };
-        init(&context, &InitArgs { genesis: Some(home.genesis_file()), bootstrap: None, genesis_hash: None }).unwrap();
+        init(&context, &InitArgs { genesis: Some(home.genesis_file()), ..InitArgs::default() }).unwrap();
         assert_eq!(second.genesis().unwrap().hash(), genesis.hash());
         let text = std::fs::read_to_string(second.config_file()).unwrap();
         let config = layers::resolve(&second.config_file(), &text, std::iter::empty(), vec![]).unwrap().config;

@@ -209,6 +209,11 @@ fn receipt(context: &Context, args: &ReceiptArgs) -> Result<(), Failure> {
     files::replace(&args.output, &bytes)?;
     let answer = json!({ "job_id": id, "file": args.output, "bytes": bytes.len() });
     context.out.answer(&answer, |_| {
-        format!("{} ({} bytes)\ncheck it: proofmesh verify {} --genesis FILE", args.output.display(), bytes.len(), args.output.display())
+        format!(
+            "{} ({} bytes)\ncheck it: proofmesh verify {} --genesis FILE",
+            args.output.display(),
+            bytes.len(),
+            args.output.display()
+        )
     })
 }

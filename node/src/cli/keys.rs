@@ -50,7 +50,9 @@ pub(super) fn keys(context: &Context, command: &KeysCommand) -> Result<(), Failu
         }
         KeysCommand::Show(ShowArgs { key: Some(path) }) => {
             let public = keys::read(path)?.public().to_string();
-            context.out.answer(&json!({ "file": path, "public_key": public }), |_| lines(&[("public_key", public.clone())]))
+            context
+                .out
+                .answer(&json!({ "file": path, "public_key": public }), |_| lines(&[("public_key", public.clone())]))
         }
         KeysCommand::Show(ShowArgs { key: None }) => show_home(context),
     }
@@ -70,7 +72,8 @@ pub(super) fn file_of(home: &Home, kind: KeyKind) -> PathBuf {
 /// # Errors
 /// When libp2p refuses the key.
 pub(super) fn peer_id(key: &SecretKey) -> Result<String, Failure> {
-    let peer = network::node_key_peer_id(key).ok_or_else(|| Failure::config("the node key has no peer id").field("key"))?;
+    let peer =
+        network::node_key_peer_id(key).ok_or_else(|| Failure::config("the node key has no peer id").field("key"))?;
     Ok(peer.to_string())
 }
 

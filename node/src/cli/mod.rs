@@ -7,6 +7,7 @@ mod db;
 mod doctor;
 mod init;
 mod job;
+mod join;
 mod keys;
 mod output;
 mod prove;

@@ -19,11 +19,6 @@ impl Output {
         Self { json }
     }
 
-    /// Whether the answer is to be JSON.
-    pub(crate) const fn is_json(self) -> bool {
-        self.json
-    }
-
     /// Whether a person watches: progress bars make sense.
     pub(crate) fn is_interactive(self) -> bool {
         !self.json && std::io::stderr().is_terminal()
@@ -33,7 +28,11 @@ impl Output {
     pub(crate) fn answer(self, value: &impl Serialize, text: impl FnOnce(&Value) -> String) -> Result<(), Failure> {
         let value = serde_json::to_value(value)
             .map_err(|e| Failure::error("internal", format!("the answer can't be written as JSON: {e}")))?;
-        if self.json { print(&value.to_string()) } else { print(&text(&value)) };
+        if self.json {
+            print(&value.to_string())
+        } else {
+            print(&text(&value))
+        };
         Ok(())
     }
 
@@ -54,6 +53,15 @@ pub(crate) fn print(text: &str) {
 /// Prints to standard error.
 pub(crate) fn print_error(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").ok();
+}
+
+/// A list of (name, number) pairs as an object, which is easier to read for people and programs.
+pub(crate) fn object_of_pairs(pairs: &Value) -> Value {
+    let pair = |entry: &Value| Some((entry.get(0)?.as_str()?.to_string(), entry.get(1)?.clone()));
+    match pairs {
+        Value::Array(list) => Value::Object(list.iter().filter_map(pair).collect()),
+        other => other.clone(),
+    }
 }
 
 /// A value of an answer as text: strings bare, null as a dash, the rest as JSON.
@@ -93,6 +101,13 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pairs_become_an_object() {
+        let pairs = serde_json::json!([["running", 5], ["fri", 7]]);
+        assert_eq!(object_of_pairs(&pairs), serde_json::json!({"running": 5, "fri": 7}));
+        assert_eq!(object_of_pairs(&serde_json::json!({"fri": 7})), serde_json::json!({"fri": 7}));
+    }
 
     #[test]
     fn columns_are_aligned() {

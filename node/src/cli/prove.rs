@@ -15,7 +15,7 @@ use types::keys::PublicKey;
 use types::statement::Statement;
 
 use super::Output;
-use super::output::{lines, plain};
+use super::output::{lines, object_of_pairs, plain};
 use crate::client::block_on;
 use crate::failure::Failure;
 use crate::local::{self, Input};
@@ -86,7 +86,7 @@ pub(super) fn prove(out: Output, args: &ProveArgs) -> Result<(), Failure> {
         "steps": proven.steps,
         "total_steps": proven.total_steps,
         "total_ms": u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "phases_ms": proven.phases_ms,
+        "phases_ms": object_of_pairs(&json!(proven.phases_ms)),
         "proof_bytes": proven.proof_bytes,
         "proof_bytes_zstd": proven.blob.len(),
         "verify_us": proven.verify_us,

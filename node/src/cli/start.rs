@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use engine::api::EngineHandle;
-use engine::{EngineConfig, ExecutorConfig, ProverConfig, StopReason};
+use engine::{EngineConfig, ExecutorConfig, ProverConfig, StartError, StopReason};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value as Toml;
 use tracing::{error, info, warn};
@@ -126,7 +126,8 @@ fn log_to_stderr(config: &Config) -> Result<(), Failure> {
 async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure> {
     // Handlers first: a signal that arrives while the node starts must not kill it half-way.
     let handler = |kind| signal(kind).map_err(|e| Failure::error("io", format!("handling signals: {e}")));
-    let mut signals = Signals { terminate: handler(SignalKind::terminate())?, interrupt: handler(SignalKind::interrupt())? };
+    let mut signals =
+        Signals { terminate: handler(SignalKind::terminate())?, interrupt: handler(SignalKind::interrupt())? };
     let address = config.rpc_listen()?;
     let listener = http::listen(address).await?;
     let bound = listener.local_addr().unwrap_or(address);
@@ -161,7 +162,7 @@ async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure
         }
         StopReason::Corruption(why) => {
             Err(Failure::new(Exit::Corruption, "corruption", format!("stored data is damaged: {why}"))
-                .remedy("see: proofmesh db verify; restore the home from a backup, or make a new one and let it sync"))
+                .remedy(stored::CORRUPTION_REMEDY))
         }
     }
 }
@@ -196,6 +197,13 @@ impl Signals {
 }
 
 /// Why the engine did not start.
-fn start_failure(error: engine::StartError) -> Failure {
-    Failure::error("start", error.to_string())
+fn start_failure(error: StartError) -> Failure {
+    match error {
+        StartError::Storage(error) => stored::failure(&error),
+        StartError::Config(why) => Failure::config(why).remedy("see: proofmesh config show --origin"),
+        StartError::Guard(_) | StartError::State(_) => {
+            Failure::new(Exit::Corruption, "corruption", error.to_string()).remedy(stored::CORRUPTION_REMEDY)
+        }
+        StartError::Actor(why) => Failure::error("start", why).remedy("see: proofmesh doctor"),
+    }
 }

@@ -20,7 +20,8 @@ pub(super) fn status(context: &Context, args: &ClientArgs) -> Result<(), Failure
     })?;
     let answer = json!({ "head": head, "net": net, "prover": prover, "ready": health });
     context.out.answer(&answer, |_| {
-        let ready = if health["ready"] == true { "yes".to_string() } else { format!("no: {}", plain(&health["reason"])) };
+        let ready =
+            if health["ready"] == true { "yes".to_string() } else { format!("no: {}", plain(&health["reason"])) };
         lines(&[
             ("chain", format!("{} ({})", plain(&head["chain_id"]), plain(&head["genesis_hash"]))),
             ("height", plain(&head["height"])),

@@ -70,8 +70,12 @@ struct Estimate {
 pub(super) fn submit(context: &Context, args: &SubmitArgs) -> Result<(), Failure> {
     let input = Input::read(&args.program, args.args.as_deref())?;
     let prefix = args.expect_output_prefix.as_deref().map(parse_felts).transpose()?;
-    let max_fee: Option<Amount> =
-        args.max_fee.as_deref().map(str::parse).transpose().map_err(|e| Failure::of_type(Exit::Usage, &e).field("max-fee"))?;
+    let max_fee: Option<Amount> = args
+        .max_fee
+        .as_deref()
+        .map(str::parse)
+        .transpose()
+        .map_err(|e| Failure::of_type(Exit::Usage, &e).field("max-fee"))?;
     let signer = Signer::open(context, &args.signing)?;
     let client = Client::of(&context.home, &args.client)?;
     block_on(async {
@@ -116,7 +120,9 @@ async fn specify(
     context.out.note(&format!("program: {}, hash {}", local::kind_name(found.kind), found.program_hash));
     let output_rule = match (found.kind, found.pie_output, prefix) {
         (ProgramKind::Pie, _, Some(_)) => {
-            return Err(Failure::usage("a PIE's output is fixed already").field("expect-output-prefix").limit("none for a PIE"));
+            return Err(Failure::usage("a PIE's output is fixed already")
+                .field("expect-output-prefix")
+                .limit("none for a PIE"));
         }
         (ProgramKind::Pie, output, None) => OutputRule::Exact(output.unwrap_or_default()),
         (_, _, Some(words)) => OutputRule::Prefix(words),
@@ -128,7 +134,10 @@ async fn specify(
         None => count_steps(context, input, found.hash_function, limits.steps_max).await?,
     };
     if max_steps > limits.steps_max {
-        return Err(Failure::usage("max-steps is over the chain's limit").field("max-steps").value(max_steps).limit(limits.steps_max));
+        return Err(Failure::usage("max-steps is over the chain's limit")
+            .field("max-steps")
+            .value(max_steps)
+            .limit(limits.steps_max));
     }
     let deadline_ms = match args.deadline_s {
         Some(seconds) => seconds.saturating_mul(1000),
@@ -215,8 +224,10 @@ async fn upload(client: &Client, spec: &JobSpec, input: Input) -> Result<(), Fai
 fn parse_felts(text: &str) -> Result<Vec<Felt>, Failure> {
     let bare = text.trim().trim_start_matches('[').trim_end_matches(']');
     let items = bare.split([',', ' ']).map(|item| item.trim().trim_matches('"')).filter(|item| !item.is_empty());
-    let felts: Vec<Felt> =
-        items.map(str::parse).collect::<Result<_, _>>().map_err(|e| Failure::of_type(Exit::Usage, &e).field("expect-output-prefix"))?;
+    let felts: Vec<Felt> = items
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .map_err(|e| Failure::of_type(Exit::Usage, &e).field("expect-output-prefix"))?;
     if felts.is_empty() || felts.len() > OUTPUT_PREFIX_MAX {
         return Err(Failure::usage("expect-output-prefix: wrong number of words")
             .field("expect-output-prefix")

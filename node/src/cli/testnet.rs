@@ -62,7 +62,8 @@ struct Node {
 }
 
 pub(super) fn testnet(context: &Context, args: &TestnetArgs) -> Result<(), Failure> {
-    let genesis_file = args.dir.join("genesis.json");
+    let dir = std::path::absolute(&args.dir).map_err(|e| Failure::io(&args.dir, "locating", &e).field("dir"))?;
+    let genesis_file = dir.join("genesis.json");
     if genesis_file.exists() {
         return Err(Failure::error("exists", format!("{} holds a testnet already", args.dir.display()))
             .field("dir")
@@ -76,11 +77,11 @@ pub(super) fn testnet(context: &Context, args: &TestnetArgs) -> Result<(), Failu
             .value(args.base_port)
             .limit(65_535 - 10 * u32::from(args.nodes)));
     }
-    files::create_private_dir(&args.dir)?;
-    let user_key = args.dir.join("user.key");
+    files::create_private_dir(&dir)?;
+    let user_key = dir.join("user.key");
     let user = keys::generate()?;
     keys::write(&user_key, &user)?;
-    let nodes = (0..args.nodes).map(|i| make_node(args, i)).collect::<Result<Vec<_>, _>>()?;
+    let nodes = (0..args.nodes).map(|i| make_node(args, &dir, i)).collect::<Result<Vec<_>, _>>()?;
     let genesis = genesis(args, &nodes, user.public())?;
     for (i, node) in nodes.iter().enumerate() {
         // One address is enough to join; the first node takes the second's, to find back after a restart.
@@ -104,9 +105,9 @@ pub(super) fn testnet(context: &Context, args: &TestnetArgs) -> Result<(), Failu
     answer(context, &genesis, &genesis_file, &user_key, &nodes)
 }
 
-fn make_node(args: &TestnetArgs, index: u16) -> Result<Node, Failure> {
+fn make_node(args: &TestnetArgs, dir: &Path, index: u16) -> Result<Node, Failure> {
     let name = format!("node{index}");
-    let home = Home::locate(Some(&args.dir.join(&name)))?;
+    let home = Home::locate(Some(&dir.join(&name)))?;
     make_missing(&home)?;
     let port = args.base_port.saturating_add(index.saturating_mul(10));
     let peer_id = super::keys::peer_id(&keys::read(&home.node_key())?)?;
@@ -135,7 +136,8 @@ fn genesis(args: &TestnetArgs, nodes: &[Node], user: types::keys::PublicKey) -> 
         provers.push(GenesisProver { account, weight: 1, steps_max: PROVER_STEPS_MAX, deposit });
         accounts.push(GenesisAccount { account, balance: NODE_BALANCE });
     }
-    let genesis = Genesis { chain_id: args.chain_id.clone(), time_ms: now_ms()?, params, validators, provers, accounts };
+    let genesis =
+        Genesis { chain_id: args.chain_id.clone(), time_ms: now_ms()?, params, validators, provers, accounts };
     genesis.check().map_err(|e| Failure::of_type(Exit::Usage, &e))?;
     Ok(genesis)
 }
@@ -163,8 +165,10 @@ fn answer(context: &Context, genesis: &Genesis, file: &Path, user_key: &Path, no
         "nodes": list,
     });
     context.out.answer(&answer, |_| {
-        let rows: Vec<Vec<String>> =
-            nodes.iter().map(|n| vec![n.name.clone(), format!("http://{}", n.rpc), n.p2p.clone(), n.peer_id.clone()]).collect();
+        let rows: Vec<Vec<String>> = nodes
+            .iter()
+            .map(|n| vec![n.name.clone(), format!("http://{}", n.rpc), n.p2p.clone(), n.peer_id.clone()])
+            .collect();
         format!("chain {} ({})\n{}", genesis.chain_id, genesis.hash(), table(&["name", "rpc", "p2p", "peer_id"], &rows))
     })
 }

@@ -66,7 +66,7 @@ pub(super) struct SigningArgs {
     /// Refuse to sign for another chain than this one (name or genesis hash).
     #[arg(long, value_name = "X")]
     chain_id: Option<String>,
-    /// Genesis document of the chain [default: the home's, else the node's].
+    /// Genesis document of the chain [default: the home's with the home's key, else the node's].
     #[arg(long, value_name = "FILE")]
     genesis: Option<PathBuf>,
 }
@@ -162,7 +162,8 @@ impl Signer {
         let key = keys::read(args.key.as_deref().unwrap_or(&context.home.account_key()))?;
         let own = match &args.genesis {
             Some(path) => Some(read_genesis(path, Exit::Usage)?),
-            None if context.home.genesis_file().exists() => Some(context.home.genesis()?),
+            // The home's chain is the home key's; another key may be for another chain.
+            None if args.key.is_none() && context.home.genesis_file().exists() => Some(context.home.genesis()?),
             None => None,
         };
         Ok(Self { key, args: args.clone(), own })
@@ -188,11 +189,14 @@ impl Signer {
                     return Err(Failure::error("chain", "the node's genesis document has another hash than it says"));
                 }
                 if let Some(own) = own.filter(|own| own.genesis_hash != node.genesis_hash) {
-                    return Err(Failure::error("chain", "the node is on another chain than the genesis document at hand")
-                        .field("genesis_hash")
-                        .value(node.genesis_hash)
-                        .limit(own.genesis_hash)
-                        .remedy("name a node of your chain by --rpc, or its genesis document by --genesis"));
+                    return Err(Failure::error(
+                        "chain",
+                        "the node is on another chain than the genesis document at hand",
+                    )
+                    .field("genesis_hash")
+                    .value(node.genesis_hash)
+                    .limit(own.genesis_hash)
+                    .remedy("name a node of your chain by --rpc, or its genesis document by --genesis"));
                 }
                 node
             }

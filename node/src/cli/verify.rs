@@ -46,8 +46,12 @@ pub(crate) struct VerifyArgs {
 /// Returns 0 for a valid receipt, 1 for an invalid one; failures to read what was named are usage errors.
 pub(super) fn verify(out: Output, args: &VerifyArgs) -> Result<u8, Failure> {
     let genesis = read_genesis(&args.genesis, Exit::Usage)?;
-    let checkpoint: Option<BlockId> =
-        args.checkpoint.as_deref().map(str::parse).transpose().map_err(|e| Failure::of_type(Exit::Usage, &e).field("checkpoint"))?;
+    let checkpoint: Option<BlockId> = args
+        .checkpoint
+        .as_deref()
+        .map(str::parse)
+        .transpose()
+        .map_err(|e| Failure::of_type(Exit::Usage, &e).field("checkpoint"))?;
     let input = args.program.as_deref().map(|program| Input::read(program, args.args.as_deref())).transpose()?;
     let bytes = read_receipt(&args.receipt)?;
     let checked = match Receipt::from_bytes(&bytes) {
@@ -94,12 +98,18 @@ fn re_execute(receipt: &Receipt, report: &ReceiptReport, input: &Input) -> Resul
     let statement = &receipt.statement;
     let program = blob_hash(&input.program);
     if program != statement.program_file {
-        return refuse(Check::Program, format!("the file named has hash {program}, the statement's {}", statement.program_file));
+        return refuse(
+            Check::Program,
+            format!("the file named has hash {program}, the statement's {}", statement.program_file),
+        );
     }
     let given = input.args.as_deref().map(blob_hash);
     if given != statement.args {
         let show = |hash: Option<types::ids::BlobHash>| hash.map_or("none".to_string(), |h| h.to_string());
-        return refuse(Check::Input, format!("the arguments named have hash {}, the statement's {}", show(given), show(statement.args)));
+        return refuse(
+            Check::Input,
+            format!("the arguments named have hash {}, the statement's {}", show(given), show(statement.args)),
+        );
     }
     // The claim says how many steps the run takes; one that takes more is another run.
     let steps = match receipt.certificate.subject.claim {
@@ -109,7 +119,7 @@ fn re_execute(receipt: &Receipt, report: &ReceiptReport, input: &Input) -> Resul
     match block_on(local::execute(input, statement.hash_function, limit, EXECUTE_LIMIT)) {
         Ok(run) if run.output == report.output && run.program_hash == report.program_hash => Ok(Ok(())),
         Ok(_) => refuse(Check::Input, "the program's output on these arguments is another than the proof's".into()),
-        Err(failure) if failure.code == "program_failed" => refuse(Check::Input, failure.message),
+        Err(failure) if failure.code == "program_failed" => refuse(Check::Input, failure.message.clone()),
         Err(failure) => Err(failure),
     }
 }
@@ -142,8 +152,18 @@ fn valid(report: &ReceiptReport, re_executed: bool) -> Value {
 fn invalid(failure: &ReceiptFailure) -> Value {
     let mut answer = json!({ "valid": false, "failed_check": failure.check.name(), "reason": failure.reason });
     let absent = [
-        "job_id", "program_hash", "hash_function", "output", "input_binding", "security", "proof_system", "prover",
-        "height", "power_signed", "power_total", "trust_root",
+        "job_id",
+        "program_hash",
+        "hash_function",
+        "output",
+        "input_binding",
+        "security",
+        "proof_system",
+        "prover",
+        "height",
+        "power_signed",
+        "power_total",
+        "trust_root",
     ];
     for name in absent {
         answer[name] = Value::Null;
@@ -156,7 +176,9 @@ fn text(answer: &Value) -> String {
     let words = answer["output"].as_array().map_or(0, Vec::len);
     let more = if words > 16 { format!(" ... ({words} words)") } else { String::new() };
     let binding = match answer["input_binding"].as_str() {
-        Some("prefix") => "prefix: the output begins with words the submitter fixed; their meaning is the program's claim",
+        Some("prefix") => {
+            "prefix: the output begins with words the submitter fixed; their meaning is the program's claim"
+        }
         Some("quorum") => "quorum: more than two thirds of the power re-executed the program on its arguments",
         _ => "none: the output of a finished run (PIE)",
     };

@@ -57,7 +57,8 @@ pub(super) async fn follow(context: &Context, client: &Client, job: JobId) -> Re
             // A submission that is pending is known to the node that took it, in no block yet.
             Err(failure) if is_passing(&failure) && answered.elapsed() < PATIENCE => {}
             Err(failure) if is_passing(&failure) => {
-                let hint = format!("the job goes on without this node; ask another one: proofmesh job watch {job} --rpc URL");
+                let hint =
+                    format!("the job goes on without this node; ask another one: proofmesh job watch {job} --rpc URL");
                 break Err(failure.remedy(hint));
             }
             Err(failure) => break Err(failure),
@@ -100,7 +101,7 @@ fn is_over(status: &Value) -> bool {
 fn is_passing(failure: &Failure) -> bool {
     matches!(
         failure.code.as_str(),
-        "unreachable" | "timeout" | "connection" | "unknown_job" | "rate_limited" | "overloaded" | "connection_limit"
+        "unreachable" | "timeout" | "connection" | "unknown_job" | "rate_limited" | "overloaded" | "restarting"
     )
 }
 

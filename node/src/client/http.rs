@@ -39,9 +39,8 @@ impl Target {
     /// # Errors
     /// A usage error that says what is accepted.
     pub(super) fn parse(url: &str) -> Result<Self, Failure> {
-        let bad = |why: &str| {
-            Failure::usage(format!("rpc: '{url}' {why}")).field("rpc").value(url).limit("http://HOST:PORT")
-        };
+        let bad =
+            |why: &str| Failure::usage(format!("rpc: '{url}' {why}")).field("rpc").value(url).limit("http://HOST:PORT");
         let rest = match url.split_once("://") {
             Some(("http", rest)) => rest,
             Some(("https", _)) => {
@@ -52,7 +51,8 @@ impl Target {
             None => url,
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = rest.rsplit_once(':').ok_or_else(|| bad("names no port").remedy("write http://HOST:PORT"))?;
+        let (host, port) =
+            rest.rsplit_once(':').ok_or_else(|| bad("names no port").remedy("write http://HOST:PORT"))?;
         let port = port.parse().map_err(|_| bad("has no valid port").remedy("write http://HOST:PORT"))?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-.:[]_".contains(c);
         if host.is_empty() || !host.chars().all(allowed) {
@@ -97,8 +97,10 @@ impl Target {
             Ok(Err(e)) => return Err(self.unreachable(&e.to_string())),
             Err(_) => return Err(self.unreachable("no connection within 5 s")),
         };
-        let lost = |e: hyper::Error| Failure::error("connection", format!("talking to {self}: {e}")).remedy("ask again");
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let lost =
+            |e: hyper::Error| Failure::error("connection", format!("talking to {self}: {e}")).remedy("ask again");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let driver = tokio::spawn(connection);
         let request = Request::builder()
             .method(method)

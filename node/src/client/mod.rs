@@ -101,7 +101,12 @@ impl Client {
         self.call_within(SUBMIT_TIMEOUT, method, params).await
     }
 
-    async fn call_within<T: DeserializeOwned>(&self, wait: Duration, method: &str, params: Value) -> Result<T, Failure> {
+    async fn call_within<T: DeserializeOwned>(
+        &self,
+        wait: Duration,
+        method: &str,
+        params: Value,
+    ) -> Result<T, Failure> {
         let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
         let answer = self.target.request("POST", "/", "application/json", body.into_bytes(), wait, ANSWER_MAX).await?;
         let Ok(response) = serde_json::from_slice::<Response>(&answer.body) else {

@@ -144,12 +144,7 @@ fn defaults() -> Result<BTreeMap<String, (Value, Origin)>, Failure> {
     Ok(values)
 }
 
-fn set(
-    values: &mut BTreeMap<String, (Value, Origin)>,
-    key: &str,
-    value: Value,
-    origin: Origin,
-) -> Result<(), Failure> {
+fn set(values: &mut BTreeMap<String, (Value, Origin)>, key: &str, value: Value, origin: Origin) -> Result<(), Failure> {
     let Some(slot) = values.get_mut(key) else {
         return Err(unknown(key, &origin, values));
     };

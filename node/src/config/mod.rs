@@ -150,7 +150,12 @@ impl Config {
         ];
         for (key, list, most) in lists {
             if list.len() > most {
-                return Err(bad(key, &list.len().to_string(), &format!("at most {most} addresses"), "shorten the list"));
+                return Err(bad(
+                    key,
+                    &list.len().to_string(),
+                    &format!("at most {most} addresses"),
+                    "shorten the list",
+                ));
             }
             for address in list {
                 check_multiaddr(key, address)?;
@@ -169,7 +174,12 @@ impl Config {
         ];
         for (key, value, least, most) in numbers {
             if value < least || value > most {
-                return Err(bad(key, &value.to_string(), &format!("{least} to {most}"), "choose a number within the limit"));
+                return Err(bad(
+                    key,
+                    &value.to_string(),
+                    &format!("{least} to {most}"),
+                    "choose a number within the limit",
+                ));
             }
         }
         if !matches!(self.log.format.as_str(), "text" | "json") {
@@ -216,7 +226,6 @@ fn check_multiaddr(key: &str, text: &str) -> Result<(), Failure> {
             let host_ok = match *host {
                 "ip4" => address.parse::<std::net::Ipv4Addr>().is_ok(),
                 "ip6" => address.parse::<std::net::Ipv6Addr>().is_ok(),
-                "dns" | "dns4" | "dns6" => !address.is_empty(),
                 _ => false,
             };
             let tail_ok = matches!(rest, [] | ["p2p", _]);

@@ -75,7 +75,8 @@ fn types_and_limits_are_named() {
 
 #[test]
 fn addresses_may_be_short() {
-    let env = [("PROOFMESH_P2P__BOOTSTRAP", "127.0.0.1:5, /ip4/10.0.0.1/tcp/6/p2p/abc"), ("PROOFMESH_NODE__PROVER", "1")];
+    let env =
+        [("PROOFMESH_P2P__BOOTSTRAP", "127.0.0.1:5, /ip4/10.0.0.1/tcp/6/p2p/abc"), ("PROOFMESH_NODE__PROVER", "1")];
     let config = with("[p2p]\nlisten = [\"[::1]:9\"]", &env, vec![]).unwrap().config;
     assert_eq!(config.p2p.listen, ["/ip6/::1/tcp/9"]);
     assert_eq!(config.p2p.bootstrap, ["/ip4/127.0.0.1/tcp/5", "/ip4/10.0.0.1/tcp/6/p2p/abc"]);
@@ -95,7 +96,11 @@ fn every_key_is_documented_and_the_template_reads_back() {
     let written = with(&template::render(&defaults, &values), &[], vec![]).unwrap().config;
     assert!(written.node.validator && written.rpc.rate_burst == 9);
     // With every comment sign of a default removed it is still a valid file.
-    let open: String = plain.lines().map(|l| l.strip_prefix('#').filter(|r| !r.starts_with(' ')).unwrap_or(l)).collect::<Vec<_>>().join("\n");
+    let open: String = plain
+        .lines()
+        .map(|l| l.strip_prefix('#').filter(|r| !r.starts_with(' ')).unwrap_or(l))
+        .collect::<Vec<_>>()
+        .join("\n");
     assert_eq!(with(&open, &[], vec![]).unwrap().config, Config::default());
     assert!(template::meaning("rpc.listen").len() > 10);
 }

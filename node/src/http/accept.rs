@@ -9,7 +9,7 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
@@ -46,20 +46,34 @@ pub(super) async fn run(listener: TcpListener, router: Router, edge: Arc<Edge>, 
             debug!(%address, most, "connection refused: all are in use");
             continue;
         };
-        let (router, edge, stop) = (router.clone(), Arc::clone(&edge), stop.clone());
-        tokio::spawn(async move {
-            edge.metrics.connections.inc();
-            connection(stream, ClientAddress(address), router, stop).await;
-            edge.metrics.connections.dec();
-            drop(permit);
-        });
+        let slot = Slot::new(permit, Arc::clone(&edge));
+        tokio::spawn(connection(stream, slot, ClientAddress(address), router.clone(), stop.clone()));
     }
     // All permits are back when all connections have ended.
     let all = u32::try_from(most).unwrap_or(u32::MAX);
     permits.acquire_many(all).await.map(|permit| permit.forget()).ok();
 }
 
-async fn connection(stream: TcpStream, address: ClientAddress, router: Router, stop: CancellationToken) {
+/// A connection's place among those allowed; lives as long as its stream.
+struct Slot {
+    edge: Arc<Edge>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Slot {
+    fn new(permit: OwnedSemaphorePermit, edge: Arc<Edge>) -> Self {
+        edge.metrics.connections.inc();
+        Self { edge, _permit: permit }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.edge.metrics.connections.dec();
+    }
+}
+
+async fn connection(stream: TcpStream, slot: Slot, address: ClientAddress, router: Router, stop: CancellationToken) {
     // Answers are small and awaited; without this the last packet of one may wait for an acknowledgement.
     stream.set_nodelay(true).ok();
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
@@ -75,7 +89,7 @@ async fn connection(stream: TcpStream, address: ClientAddress, router: Router, s
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(StallGuard::new(stream)), service)
+        .serve_connection(TokioIo::new(StallGuard::new(stream, slot)), service)
         .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {

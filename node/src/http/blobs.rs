@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::Extension;
 use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::time::timeout;
@@ -76,7 +76,13 @@ async fn receive(
         upload.write(part).await?;
     }
     if sum == 0 {
-        return Err(Refusal::field("invalid_body", "bytes", 0, format!("1 to {BLOB_BYTES_MAX}"), "the blob is empty".into()));
+        return Err(Refusal::field(
+            "invalid_body",
+            "bytes",
+            0,
+            format!("1 to {BLOB_BYTES_MAX}"),
+            "the blob is empty".into(),
+        ));
     }
     Ok(upload.finish().await?)
 }
@@ -89,8 +95,9 @@ pub(super) async fn get(
 ) -> Response {
     let read = async {
         let permit = edge.addresses.call(address.ip(), Instant::now())?;
-        let hash: BlobHash =
-            hash.parse().map_err(|e: types::TypeError| Refusal::params("hash", &hash, "64 hex digits", e.to_string()))?;
+        let hash: BlobHash = hash
+            .parse()
+            .map_err(|e: types::TypeError| Refusal::params("hash", &hash, "64 hex digits", e.to_string()))?;
         let bytes = edge.engine.blob(hash).await?;
         drop(permit);
         Ok::<_, Refusal>((hash, bytes))

@@ -13,8 +13,6 @@ use super::Edge;
 use super::refusal::json_response;
 use crate::system;
 
-/// A node is not called ready before: components report their first state within this time.
-const READY_AFTER: Duration = Duration::from_secs(5);
 /// Jobs counted at most for `pending_jobs`.
 const PENDING_COUNT_MAX: u32 = 100;
 /// Longest wait for the node's own answer about itself.
@@ -72,14 +70,9 @@ pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Response {
 
 /// Whether the node follows consensus and can serve.
 pub(super) async fn ready(State(edge): State<Arc<Edge>>) -> Response {
-    let uptime = edge.started.elapsed();
-    let reason = if uptime < READY_AFTER {
-        Some(format!("up for {} s of {} s", uptime.as_secs(), READY_AFTER.as_secs()))
-    } else {
-        match tokio::time::timeout(ANSWER_TIMEOUT, edge.engine.health()).await {
-            Ok(view) => view.not_ready,
-            Err(_) => Some(format!("the node did not answer within {} s", ANSWER_TIMEOUT.as_secs())),
-        }
+    let reason = match tokio::time::timeout(ANSWER_TIMEOUT, edge.engine.health()).await {
+        Ok(view) => view.not_ready,
+        Err(_) => Some(format!("the node did not answer within {} s", ANSWER_TIMEOUT.as_secs())),
     };
     let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json_response(status, &json!({ "ready": reason.is_none(), "reason": reason }))

@@ -48,7 +48,6 @@ pub(crate) struct EdgeMetrics {
     /// Jobs that failed, as seen since the start.
     pub(crate) jobs_failed: IntCounter,
     buckets: IntGauge,
-    uptime: IntGauge,
     memory: IntGauge,
     open_files: IntGauge,
     completed: Mutex<VecDeque<Instant>>,
@@ -115,7 +114,6 @@ impl EdgeMetrics {
             jobs: counters(r, "jobs_total", "Jobs that reached an end, by status, seen since the start.", &["status"])?,
             jobs_failed: counter(r, "jobs_failed_total", "Jobs that failed, seen since the start.")?,
             buckets: gauge(r, "rate_limiter_active_buckets", "Client addresses that the rate limiter remembers.")?,
-            uptime: gauge(r, "service_uptime_seconds", "Seconds since the start.")?,
             memory: gauge(r, "process_resident_memory_bytes", "Resident memory of the node, children not counted.")?,
             open_files: gauge(r, "process_open_fds", "Open file descriptors.")?,
             completed: Mutex::default(),
@@ -150,7 +148,6 @@ impl EdgeMetrics {
     fn text(&self, edge: &Edge) -> prometheus::Result<String> {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.buckets.set(number(u64::try_from(edge.addresses.len()).unwrap_or(u64::MAX)));
-        self.uptime.set(number(edge.started.elapsed().as_secs()));
         self.memory.set(number(system::memory().used_mb << 20));
         self.open_files.set(number(system::open_files()));
         let mut out = Vec::new();
@@ -165,8 +162,8 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
     let texts = own.and_then(|own| Ok((own, edge.engine.metrics_text()?)));
     match texts {
         Err(refusal) => refusal.into_response(),
-        Ok((own, engine)) => {
-            let mut response = Response::new(Body::from(openmetrics::merge(&[&engine, &own])));
+        Ok((own, (engine, network))) => {
+            let mut response = Response::new(Body::from(openmetrics::merge(&[&engine, &network, &own])));
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             response

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::api::EngineHandle;
+use jsonrpsee::server::ServerHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +63,7 @@ pub(crate) struct ClientAddress(pub(crate) SocketAddr);
 /// A running edge.
 pub(crate) struct Server {
     stop: CancellationToken,
+    rpc_stop: ServerHandle,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -100,18 +102,16 @@ pub(crate) fn serve(listener: TcpListener, engine: EngineHandle, config: &Config
     let token = stop.clone();
     // Ends with the engine's events.
     tokio::spawn(crate::rpc::count_jobs(Arc::clone(&edge)));
-    let task = tokio::spawn(async move {
-        accept::run(listener, router, edge, connections, token).await;
-        // Ends WebSocket sessions; nobody is left to be told if they have ended already.
-        rpc_stop.stop().ok();
-    });
-    Ok(Server { stop, task })
+    let task = tokio::spawn(accept::run(listener, router, edge, connections, token));
+    Ok(Server { stop, rpc_stop, task })
 }
 
 impl Server {
     /// Takes no new connections and waits a little for open ones.
     pub(crate) async fn shutdown(self) {
         self.stop.cancel();
+        // Ends WebSocket sessions; fails only when there can be none any more.
+        self.rpc_stop.stop().ok();
         // Connections that are still open after this are cut when the runtime ends.
         tokio::time::timeout(DRAIN, self.task).await.ok();
     }

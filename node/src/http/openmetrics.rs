@@ -116,7 +116,7 @@ fn strip_exemplar(line: &str) -> &str {
     let from = line.rfind('}').map_or(0, |end| end);
     let Some(mark) = line.find(" # {") else { return line };
     // With an exemplar the last brace is the exemplar's own; the mark must lie outside quotes then.
-    let outside = line[..mark].matches('"').count() % 2 == 0;
+    let outside = line[..mark].matches('"').count().is_multiple_of(2);
     if outside && from > mark { line[..mark].trim_end() } else { line }
 }
 

@@ -152,8 +152,11 @@ impl Addresses {
 /// The entry of an address, made if needed; makes room first.
 fn enter<'a>(entries: &'a mut HashMap<IpAddr, Entry>, key: IpAddr, limits: &Limits, now: Instant) -> &'a mut Entry {
     if entries.len() >= ADDRESSES_MAX && !entries.contains_key(&key) {
-        let mut idle: Vec<(Instant, IpAddr)> =
-            entries.iter().filter(|(_, e)| e.in_flight == 0).map(|(k, e)| (e.refilled.max(e.window_start), *k)).collect();
+        let mut idle: Vec<(Instant, IpAddr)> = entries
+            .iter()
+            .filter(|(_, e)| e.in_flight == 0)
+            .map(|(k, e)| (e.refilled.max(e.window_start), *k))
+            .collect();
         idle.sort_unstable();
         for (_, old) in idle.into_iter().take(FORGET) {
             entries.remove(&old);
@@ -186,7 +189,7 @@ mod tests {
             addresses.call(a, now).unwrap();
         }
         let refused = addresses.call(a, now).unwrap_err();
-        assert_eq!((refused.error.code.as_str(), refused.number()), ("rate_limited", -32005));
+        assert_eq!((refused.error.code.as_str(), refused.number()), ("rate_limited", -32025));
         addresses.call(address("192.0.2.2"), now).unwrap();
         addresses.call(a, now + Duration::from_millis(500)).unwrap();
         assert!(addresses.call(a, now + Duration::from_millis(500)).is_err());

@@ -43,20 +43,22 @@ impl Refusal {
         Self::field("invalid_params", field, value, limit, message)
     }
 
-    /// The JSON-RPC error number: fixed per kind, so that clients can branch on it.
+    /// The JSON-RPC error number: fixed per kind, so that clients can branch on it. From -32020 down, clear of the numbers
+    /// that the JSON-RPC library has for itself.
     pub(crate) fn number(&self) -> i32 {
         match self.error.code.as_str() {
+            "unknown_method" => -32601,
             "invalid_params" => -32602,
             "internal" => -32603,
-            code if code.starts_with("unknown_") || code == "not_found" => -32001,
-            "pruned" => -32002,
-            "receipt_not_ready" => -32003,
-            "timeout" => -32004,
-            "rate_limited" | "quota" => -32005,
-            "overloaded" => -32006,
-            "node_stopping" => -32007,
-            "too_large" | "batch_too_large" => -32008,
-            _ => -32010,
+            code if code.starts_with("unknown_") || code == "not_found" => -32021,
+            "pruned" => -32022,
+            "receipt_not_ready" => -32023,
+            "timeout" => -32024,
+            "rate_limited" | "quota" => -32025,
+            "overloaded" | "restarting" | "network_down" => -32026,
+            "node_stopping" => -32027,
+            "too_large" | "batch_too_large" | "too_many_subscriptions" => -32028,
+            _ => -32020,
         }
     }
 
@@ -67,7 +69,10 @@ impl Refusal {
             "pruned" => StatusCode::GONE,
             "timeout" => StatusCode::REQUEST_TIMEOUT,
             "rate_limited" | "quota" => StatusCode::TOO_MANY_REQUESTS,
-            "overloaded" | "node_stopping" | "receipt_not_ready" => StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded" | "restarting" | "network_down" | "node_stopping" | "receipt_not_ready" => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            "disk_budget" => StatusCode::INSUFFICIENT_STORAGE,
             "too_large" | "batch_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
             "internal" => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,

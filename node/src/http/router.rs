@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{Method, Request, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
-use axum::Router;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use jsonrpsee::server::middleware::rpc::RpcServiceBuilder;
 use jsonrpsee::server::{
     BatchRequestConfig, Methods, PingConfig, Server, ServerConfig, ServerHandle, StopHandle, TowerServiceBuilder,
     stop_channel,
@@ -30,7 +31,10 @@ const WS_BUFFER: u32 = 64;
 /// JSON-RPC as a service.
 #[derive(Clone)]
 struct RpcState {
-    builder: TowerServiceBuilder<tower::layer::util::Stack<GuardLayer, tower::layer::util::Identity>, tower::layer::util::Identity>,
+    builder: TowerServiceBuilder<
+        tower::layer::util::Stack<GuardLayer, tower::layer::util::Identity>,
+        tower::layer::util::Identity,
+    >,
     methods: Methods,
     stop: StopHandle,
 }
@@ -51,7 +55,7 @@ pub(super) fn router(edge: Arc<Edge>, connections: u32) -> Result<(Router, Serve
         .set_message_buffer_capacity(WS_BUFFER)
         .enable_ws_ping(PingConfig::new())
         .build();
-    let guard = jsonrpsee::server::RpcServiceBuilder::new().layer(GuardLayer::new(Arc::clone(&edge)));
+    let guard = RpcServiceBuilder::new().layer(GuardLayer::new(Arc::clone(&edge)));
     let builder = Server::builder().set_config(config).set_rpc_middleware(guard).to_service_builder();
     let state = RpcState { builder, methods, stop };
     let router = Router::new()
@@ -75,7 +79,8 @@ async fn no_such_path(uri: Uri) -> Response {
 
 async fn no_such_method(method: Method, uri: Uri) -> Response {
     let message = format!("{} does not take {method}", uri.path());
-    let mut response = Refusal::field("invalid_method", "method", method, "see the path's methods", message).into_response();
+    let mut response =
+        Refusal::field("invalid_method", "method", method, "see the path's methods", message).into_response();
     *response.status_mut() = axum::http::StatusCode::METHOD_NOT_ALLOWED;
     response
 }
@@ -119,7 +124,8 @@ fn batch_refusal(bytes: &Bytes) -> Option<Refusal> {
 async fn upgrade(State(state): State<RpcState>, request: Request<Body>) -> Response {
     if !jsonrpsee::server::ws::is_upgrade_request(&request) {
         let limit = "POST with JSON-RPC, or GET with Upgrade: websocket";
-        return Refusal::field("invalid_method", "method", "GET", limit, "this is a JSON-RPC address".into()).into_response();
+        return Refusal::field("invalid_method", "method", "GET", limit, "this is a JSON-RPC address".into())
+            .into_response();
     }
     serve(state, request).await
 }

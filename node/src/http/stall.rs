@@ -12,8 +12,10 @@ use tokio::time::{Instant, Sleep};
 const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// Wraps a connection.
-pub(super) struct StallGuard<S> {
+pub(super) struct StallGuard<S, H = ()> {
     inner: S,
+    /// Kept as long as the connection, also past an upgrade.
+    _held: H,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
     /// A read that waits for the writes.
@@ -21,9 +23,9 @@ pub(super) struct StallGuard<S> {
     limit: Duration,
 }
 
-impl<S> StallGuard<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner, stalled: None, reader: None, limit: STALL_MAX }
+impl<S, H> StallGuard<S, H> {
+    pub(super) fn new(inner: S, held: H) -> Self {
+        Self { inner, _held: held, stalled: None, reader: None, limit: STALL_MAX }
     }
 
     /// Books the outcome of a write: progress lets reading go on, none for too long is an error.
@@ -44,7 +46,7 @@ impl<S> StallGuard<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
+impl<S: AsyncRead + Unpin, H: Unpin> AsyncRead for StallGuard<S, H> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.stalled.is_some() {
             self.reader = Some(cx.waker().clone());
@@ -54,7 +56,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
+impl<S: AsyncWrite + Unpin, H: Unpin> AsyncWrite for StallGuard<S, H> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.settle(cx, outcome)
@@ -92,7 +94,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_stands_still_is_given_up() {
         let (near, mut far) = tokio::io::duplex(8);
-        let mut guard = StallGuard { limit: Duration::from_millis(50), ..StallGuard::new(near) };
+        let mut guard = StallGuard { limit: Duration::from_millis(50), ..StallGuard::new(near, ()) };
         guard.write_all(b"12345678").await.unwrap();
         let error = guard.write_all(b"9").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -105,7 +107,7 @@ mod tests {
     async fn nothing_is_read_while_answers_pile_up() {
         let (near, far) = tokio::io::duplex(4);
         let (mut far_read, mut far_write) = tokio::io::split(far);
-        let (mut read, mut write) = tokio::io::split(StallGuard::new(near));
+        let (mut read, mut write) = tokio::io::split(StallGuard::new(near, ()));
         let writer = tokio::spawn(async move { write.write_all(b"abcdefgh").await });
         tokio::task::yield_now().await;
         far_write.write_all(b"in").await.unwrap();

@@ -8,9 +8,11 @@ use std::time::Instant;
 use jsonrpsee::server::middleware::rpc::{Batch, BatchEntry, Notification, Request, RpcServiceT};
 use jsonrpsee::server::{BatchResponseBuilder, MethodResponse};
 use jsonrpsee::types::ErrorObjectOwned;
+use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, METHOD_NOT_FOUND_CODE, TOO_MANY_SUBSCRIPTIONS_CODE};
 
 use super::methods::NAMES;
-use crate::http::{ClientAddress, Edge};
+use crate::http::refusal::Refusal;
+use crate::http::{ClientAddress, Edge, SUBSCRIPTIONS_MAX};
 
 /// Largest answer to a batch, bytes.
 const BATCH_ANSWER_MAX: usize = 72 << 20;
@@ -45,8 +47,11 @@ pub(crate) struct Guard<S> {
 
 impl<S> RpcServiceT for Guard<S>
 where
-    S: RpcServiceT<MethodResponse = MethodResponse, NotificationResponse = MethodResponse, BatchResponse = MethodResponse>
-        + Clone
+    S: RpcServiceT<
+            MethodResponse = MethodResponse,
+            NotificationResponse = MethodResponse,
+            BatchResponse = MethodResponse,
+        > + Clone
         + Send
         + Sync
         + 'static,
@@ -69,7 +74,11 @@ where
                 }
             };
             let since = Instant::now();
-            let response = inner.call(request).await;
+            let (id, name) = (request.id.clone().into_owned(), request.method_name().to_string());
+            let mut response = inner.call(request).await;
+            if let Some(refusal) = response.as_error_code().and_then(|code| in_our_form(code, &name)) {
+                response = MethodResponse::error(id, ErrorObjectOwned::from(refusal));
+            }
             drop(permit);
             let outcome = if response.is_success() { "ok" } else { "error" };
             edge.metrics.calls.with_label_values(&[method, outcome]).inc();
@@ -114,5 +123,31 @@ where
 
     fn notification<'a>(&self, notification: Notification<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {
         self.inner.notification(notification)
+    }
+}
+
+/// The library's own errors in the form of ours; `None` for those that have it already.
+fn in_our_form(code: i32, method: &str) -> Option<Refusal> {
+    let shown: String = method.chars().take(80).collect();
+    match code {
+        METHOD_NOT_FOUND_CODE if !NAMES.contains(&method) => {
+            let message = format!("there is no method {shown}");
+            Some(Refusal::field("unknown_method", "method", shown, "the methods of this version", message))
+        }
+        TOO_MANY_SUBSCRIPTIONS_CODE => {
+            let message = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions");
+            Some(Refusal::field(
+                "too_many_subscriptions",
+                "subscriptions",
+                "over the limit",
+                SUBSCRIPTIONS_MAX,
+                message,
+            ))
+        }
+        INTERNAL_ERROR_CODE if method.contains("ubscribe") => {
+            let message = format!("{shown} needs a WebSocket connection");
+            Some(Refusal::field("websocket_only", "method", shown, "GET / with Upgrade: websocket", message))
+        }
+        _ => None,
     }
 }

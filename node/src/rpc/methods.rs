@@ -78,14 +78,20 @@ fn jobs(module: &mut RpcModule<Edge>) -> Result<(), RegisterError> {
     method(module, "job_status", &["job_id"], READ_TIMEOUT, |edge, mut arguments| async move {
         Ok(edge.engine.job(arguments.required::<JobId>("job_id", HEX32)?).await?)
     })?;
-    method(module, "job_list", &["sender", "status", "after", "limit"], READ_TIMEOUT, |edge, mut arguments| async move {
-        let sender = arguments.optional::<PublicKey>("sender", HEX32)?;
-        let statuses = "running, completed, failed, expired or cancelled";
-        let status = arguments.optional::<JobStatus>("status", statuses)?;
-        let after = arguments.optional::<JobId>("after", HEX32)?;
-        let limit = list_limit(&mut arguments)?;
-        Ok(edge.engine.jobs(sender, status, after, limit).await?)
-    })?;
+    method(
+        module,
+        "job_list",
+        &["sender", "status", "after", "limit"],
+        READ_TIMEOUT,
+        |edge, mut arguments| async move {
+            let sender = arguments.optional::<PublicKey>("sender", HEX32)?;
+            let statuses = "running, completed, failed, expired or cancelled";
+            let status = arguments.optional::<JobStatus>("status", statuses)?;
+            let after = arguments.optional::<JobId>("after", HEX32)?;
+            let limit = list_limit(&mut arguments)?;
+            Ok(edge.engine.jobs(sender, status, after, limit).await?)
+        },
+    )?;
     method(module, "job_receipt", &["job_id"], READ_TIMEOUT, |edge, mut arguments| async move {
         let job = arguments.required::<JobId>("job_id", HEX32)?;
         let receipt = edge.engine.receipt(job).await?;
@@ -155,9 +161,13 @@ fn node(module: &mut RpcModule<Edge>) -> Result<(), RegisterError> {
     method(module, "net_info", &[], READ_TIMEOUT, |edge, _| async move { Ok(edge.engine.net().await?) })?;
     method(module, "net_peers", &[], READ_TIMEOUT, |edge, _| async move { Ok(edge.engine.peers().await?) })?;
     method(module, "prover_list", &[], READ_TIMEOUT, |edge, _| async move { Ok(edge.engine.provers().await?) })?;
-    method(module, "prover_status", &[], READ_TIMEOUT, |edge, _| async move {
-        Ok(edge.engine.prover_status().await?)
-    })?;
+    method(
+        module,
+        "prover_status",
+        &[],
+        READ_TIMEOUT,
+        |edge, _| async move { Ok(edge.engine.prover_status().await?) },
+    )?;
     method(module, "evidence_list", &["limit"], READ_TIMEOUT, |edge, mut arguments| async move {
         Ok(edge.engine.evidence(list_limit(&mut arguments)?).await?)
     })
@@ -191,7 +201,12 @@ async fn submit(
     };
     if digits.len() > 2 * TX_BYTES_MAX {
         let bytes = digits.len() / 2;
-        return Err(Refusal::params("tx", bytes, TX_BYTES_MAX, format!("tx: {bytes} bytes, the limit is {TX_BYTES_MAX}")));
+        return Err(Refusal::params(
+            "tx",
+            bytes,
+            TX_BYTES_MAX,
+            format!("tx: {bytes} bytes, the limit is {TX_BYTES_MAX}"),
+        ));
     }
     let shown: String = digits.chars().take(16).collect();
     let bytes = hex::decode(&digits)

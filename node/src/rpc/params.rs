@@ -107,11 +107,20 @@ mod tests {
             ("invalid_params".to_string(), field.to_string(), value.to_string(), limit.to_string())
         };
         let mut arguments = Arguments::read(Some("[\"xyz\"]"), &["job_id"]).unwrap();
-        assert_eq!(parts(arguments.required::<JobId>("job_id", "64 hex digits").unwrap_err()), expected("job_id", "xyz", "64 hex digits"));
+        assert_eq!(
+            parts(arguments.required::<JobId>("job_id", "64 hex digits").unwrap_err()),
+            expected("job_id", "xyz", "64 hex digits")
+        );
         let mut missing = Arguments::read(Some("[]"), &["job_id"]).unwrap();
-        assert_eq!(parts(missing.required::<JobId>("job_id", "an id").unwrap_err()), expected("job_id", "missing", "an id"));
+        assert_eq!(
+            parts(missing.required::<JobId>("job_id", "an id").unwrap_err()),
+            expected("job_id", "missing", "an id")
+        );
         assert_eq!(parts(Arguments::read(Some("[1,2]"), &["a"]).unwrap_err()), expected("params", "2", "1"));
         assert_eq!(parts(Arguments::read(Some("{\"b\":1}"), &["a"]).unwrap_err()), expected("params", "b", "a"));
-        assert_eq!(parts(Arguments::read(Some("7"), &["a"]).unwrap_err()), expected("params", "7", "a list or an object"));
+        assert_eq!(
+            parts(Arguments::read(Some("7"), &["a"]).unwrap_err()),
+            expected("params", "7", "a list or an object")
+        );
     }
 }

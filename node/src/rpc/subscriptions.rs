@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::api::views::{Event, EventView};
-use jsonrpsee::{PendingSubscriptionSink, RpcModule, SubscriptionMessage, SubscriptionSink};
 use jsonrpsee::types::ErrorObjectOwned;
+use jsonrpsee::{PendingSubscriptionSink, RpcModule, SubscriptionMessage, SubscriptionSink};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -16,7 +16,6 @@ use types::ids::JobId;
 use super::RegisterError;
 use super::params::Arguments;
 use crate::http::Edge;
-use crate::http::refusal::Refusal;
 
 /// Longest wait for a place in a connection's queue before its reader counts as too slow.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);

@@ -34,7 +34,7 @@ pub enum Record {
         /// The answer.
         valid: bool,
         /// The block.
-        block: Block,
+        block: Box<Block>,
     },
     /// Prevotes of more than two thirds for one value, in rising key order.
     Polka(Vec<SignedVote>),

@@ -1,22 +1,23 @@
 //! Who may prove a task, and from when: a pure function of the ledger, the same on every node.
 //!
-//! Candidates are the provers registered at the job's submission (the job keeps a snapshot of them); their order is weighted
-//! rendezvous hashing over (job, task, attempt, seed), where the seed is that of the block after the submission, so that a
-//! submitter can't choose its prover. Provers whose leases lapsed shortly before stand behind all others, never outside, so that
-//! a task can't be left without anyone.
+//! Candidates are the provers registered at the job's submission (the job keeps a snapshot of them); their order is
+//! weighted rendezvous hashing over (job, task, attempt, seed), where the seed is that of the block after the
+//! submission, so that a submitter can't choose its prover. Provers whose leases lapsed shortly before stand behind all
+//! others, never outside, so that a task can't be left without anyone.
 //!
 //! # The hash, exactly
 //!
-//! For a prover of weight `w` and a uniform `u` in (0, 1] from its hash, `-log2(u) / w` is exponentially distributed with rate
-//! proportional to `w`; the smallest of independent exponentials belongs to each prover with probability `w / sum of weights`, and
-//! the order of all of them is the order of weighted draws without replacement. The logarithm is computed in integers, bit by bit,
-//! with 40 fractional bits and no table, so every machine gets the same; the error of one part in 2^40 is far below what any
-//! number of jobs could show. Quotients are compared by cross-multiplication.
+//! For a prover of weight `w` and a uniform `u` in (0, 1] from its hash, `-log2(u) / w` is exponentially distributed
+//! with rate proportional to `w`; the smallest of independent exponentials belongs to each prover with probability `w /
+//! sum of weights`, and the order of all of them is the order of weighted draws without replacement. The logarithm is
+//! computed in integers, bit by bit, with 40 fractional bits and no table, so every machine gets the same; the error of
+//! one part in 2^40 is far below what any number of jobs could show. Quotients are compared by cross-multiplication.
 //!
 //! # Windows
 //!
-//! Rank 0 has the first window to itself, then ranks below 2, 4 and 8 may prove, then every registered prover that takes the
-//! steps, also one that registered later. A prover that declines leaves the order, and the next rank takes its place at once.
+//! Rank 0 has the first window to itself, then ranks below 2, 4 and 8 may prove, then every registered prover that
+//! takes the steps, also one that registered later. A prover that declines leaves the order, and the next rank takes
+//! its place at once.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -117,8 +118,8 @@ impl Assignment {
     }
 }
 
-/// The assignment of a task. `None` while the seed is not known, once a claim is in voting, once the job ended, or if there is no
-/// such task.
+/// The assignment of a task. `None` while the seed is not known, once a claim is in voting, once the job ended, or if
+/// there is no such task.
 ///
 /// # Errors
 /// [`StateError`].
@@ -131,7 +132,8 @@ pub fn assign(view: &dyn KvRead, job: &JobId, task: u32) -> Result<Option<Assign
     order_of(view, job, task, &record, &of_task)
 }
 
-/// The order of an attempt whatever the task's state; `None` while the seed is not known or the job's snapshot is dropped.
+/// The order of an attempt whatever the task's state; `None` while the seed is not known or the job's snapshot is
+/// dropped.
 pub(crate) fn order_of(
     view: &dyn KvRead,
     job: &JobId,
@@ -142,7 +144,8 @@ pub(crate) fn order_of(
     let (Some(seed), JobStatus::Running) = (record.seed, record.status) else { return Ok(None) };
     let params = state::params(view)?;
     let registered = state::provers(view)?;
-    let out: BTreeSet<_> = of_task.declines.keys().copied().chain(of_task.rejections.iter().map(|r| r.prover)).collect();
+    let out: BTreeSet<_> =
+        of_task.declines.keys().copied().chain(of_task.rejections.iter().map(|r| r.prover)).collect();
     // A prover that leaves keeps only the turn it holds.
     let stays = |key: &PublicKey, exiting: bool| !exiting || of_task.lease.is_some_and(|l| l.prover == *key);
     let here: BTreeSet<_> = registered.iter().filter(|(key, p)| stays(key, p.exiting)).map(|(key, _)| *key).collect();
@@ -205,7 +208,8 @@ fn neg_log2(x: u64) -> u128 {
     let value = u128::from(x).saturating_add(1);
     // value = mantissa / 2^63 * 2^exponent with mantissa in [2^63, 2^64)
     let exponent = value.ilog2();
-    let mut mantissa = if exponent >= 63 { value >> (exponent.saturating_sub(63)) } else { value << (63u32.saturating_sub(exponent)) };
+    let mut mantissa =
+        if exponent >= 63 { value >> (exponent.saturating_sub(63)) } else { value << (63u32.saturating_sub(exponent)) };
     let mut log = u128::from(exponent);
     for _ in 0..LOG_BITS {
         // Squaring the mantissa doubles its logarithm; the carry is the next bit of the fraction.
@@ -258,10 +262,14 @@ mod tests {
             // Five standard deviations of 20,000 draws are below 0.018.
             assert!((share - w / total).abs() < 0.018, "rank 0 of weight {w}: {share}");
             // Rank 1 of weighted draws without replacement.
-            let expected: f64 = candidates.iter().filter(|b| b.prover != a.prover).map(|b| {
-                let v = f64::from(b.weight);
-                v / total * w / (total - v)
-            }).sum();
+            let expected: f64 = candidates
+                .iter()
+                .filter(|b| b.prover != a.prover)
+                .map(|b| {
+                    let v = f64::from(b.weight);
+                    v / total * w / (total - v)
+                })
+                .sum();
             let share = f64::from(second[&a.prover]) / f64::from(rounds);
             assert!((share - expected).abs() < 0.018, "rank 1 of weight {w}: {share}, expected {expected}");
         }
@@ -270,7 +278,8 @@ mod tests {
     #[test]
     fn order_is_independent_of_input_order_and_lapsed_come_last() {
         let mut candidates: Vec<_> = (1..=20u8).map(|n| entry(n, 1, n % 3 == 0)).collect();
-        let draw = |c: &[SnapshotEntry], attempt| rendezvous(c, &JobId::new([1; 32]), 0, attempt, &Digest::new([2; 32]));
+        let draw =
+            |c: &[SnapshotEntry], attempt| rendezvous(c, &JobId::new([1; 32]), 0, attempt, &Digest::new([2; 32]));
         let order = draw(&candidates, 0);
         assert!(order[..14].iter().all(|p| p.as_bytes()[0] % 3 != 0));
         assert!(order[14..].iter().all(|p| p.as_bytes()[0] % 3 == 0));
@@ -299,11 +308,22 @@ mod tests {
             window_start: TimeMs(1_000),
             window_ms: 10,
         };
-        for (now, eligible, ends) in [(1_000, 1, Some(1_010)), (1_009, 1, Some(1_010)), (1_010, 2, Some(1_020)), (1_020, 4, Some(1_030)), (1_039, 8, Some(1_040)), (1_040, 11, None)] {
+        for (now, eligible, ends) in [
+            (1_000, 1, Some(1_010)),
+            (1_009, 1, Some(1_010)),
+            (1_010, 2, Some(1_020)),
+            (1_020, 4, Some(1_030)),
+            (1_039, 8, Some(1_040)),
+            (1_040, 11, None),
+        ] {
             assert_eq!(a.eligible_at(TimeMs(now)).len(), eligible, "{now}");
             assert_eq!(a.window_at(TimeMs(now)).ends, ends.map(TimeMs), "{now}");
         }
-        assert!(a.may_prove(&late, TimeMs(1_040)) && !a.may_prove(&late, TimeMs(1_039)) && !a.may_prove(&gone, TimeMs(9_999)));
+        assert!(
+            a.may_prove(&late, TimeMs(1_040))
+                && !a.may_prove(&late, TimeMs(1_039))
+                && !a.may_prove(&gone, TimeMs(9_999))
+        );
         let empty = Assignment { order: vec![], ..a };
         assert!(empty.may_prove(&late, TimeMs(1_000)));
     }

@@ -1,4 +1,5 @@
-//! Building and checking blocks. Whether a block is valid depends on chain bytes alone: the view of its parent and the block.
+//! Building and checking blocks. Whether a block is valid depends on chain bytes alone: the view of its parent and the
+//! block.
 
 use thiserror::Error;
 use types::Wire;
@@ -184,8 +185,8 @@ fn evidence_root(transactions: &[Transaction]) -> Digest {
     transactions_root(transactions.iter().filter(|t| matches!(t, Transaction::Evidence(_))))
 }
 
-/// Builds the next block from candidates in their order; put evidence and certificates first. `last_commit` is the certificate of
-/// the view's head, absent exactly at height 0. The block's time is `now`, or just after the parent's.
+/// Builds the next block from candidates in their order; put evidence and certificates first. `last_commit` is the
+/// certificate of the view's head, absent exactly at height 0. The block's time is `now`, or just after the parent's.
 ///
 /// # Errors
 /// [`StateError`].
@@ -298,8 +299,8 @@ fn check_last_commit(view: &dyn KvRead, head: &Head, block: &Block) -> Result<()
     }
 }
 
-/// Executes a block on the view of its parent, with every check but the one of the clock: for blocks with a commit certificate
-/// (sync, replay), whose time others have judged. The block's own certificate is the caller's to check.
+/// Executes a block on the view of its parent, with every check but the one of the clock: for blocks with a commit
+/// certificate (sync, replay), whose time others have judged. The block's own certificate is the caller's to check.
 ///
 /// # Errors
 /// [`ApplyError`].

@@ -140,7 +140,8 @@ impl fmt::Display for TxCode {
     }
 }
 
-/// Why a transaction is refused: by the state it was checked against, not for ever unless [`TxCode::may_pass_later`] is false.
+/// Why a transaction is refused: by the state it was checked against, not for ever unless [`TxCode::may_pass_later`] is
+/// false.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[error("{code}: {field} is {value}, the limit is {limit}; {remedy}")]
 pub struct TxError {
@@ -153,7 +154,13 @@ pub struct TxError {
 
 impl TxError {
     /// Builds a refusal.
-    pub fn new(code: TxCode, field: &'static str, value: impl fmt::Display, limit: impl fmt::Display, remedy: &'static str) -> Self {
+    pub fn new(
+        code: TxCode,
+        field: &'static str,
+        value: impl fmt::Display,
+        limit: impl fmt::Display,
+        remedy: &'static str,
+    ) -> Self {
         Self { code, field, value: value.to_string(), limit: limit.to_string(), remedy }
     }
 

@@ -1,4 +1,5 @@
-//! Why a job waits, who may prove it and until when, why a prover is idle: the assignment in fields and words for people.
+//! Why a job waits, who may prove it and until when, why a prover is idle: the assignment in fields and words for
+//! people.
 
 use serde::Serialize;
 use types::ids::{JobId, TimeMs};
@@ -165,7 +166,14 @@ pub struct ProverTask {
     pub standing: Option<Standing>,
 }
 
-fn standing(view: &dyn KvRead, prover: &PublicKey, job: &JobRecord, task: &TaskRecord, a: &Assignment, now: TimeMs) -> Result<Standing, StateError> {
+fn standing(
+    view: &dyn KvRead,
+    prover: &PublicKey,
+    job: &JobRecord,
+    task: &TaskRecord,
+    a: &Assignment,
+    now: TimeMs,
+) -> Result<Standing, StateError> {
     if let Some(rejection) = task.rejections.iter().find(|r| r.prover == *prover) {
         return Ok(Standing::Rejected { check: rejection.check });
     }
@@ -183,7 +191,13 @@ fn standing(view: &dyn KvRead, prover: &PublicKey, job: &JobRecord, task: &TaskR
     })
 }
 
-fn waiting(view: &dyn KvRead, job: &JobRecord, task: &TaskRecord, a: Option<&Assignment>, now: TimeMs) -> Result<Waiting, StateError> {
+fn waiting(
+    view: &dyn KvRead,
+    job: &JobRecord,
+    task: &TaskRecord,
+    a: Option<&Assignment>,
+    now: TimeMs,
+) -> Result<Waiting, StateError> {
     if job.status.is_terminal() {
         return Ok(Waiting::Ended { status: job.status });
     }
@@ -209,16 +223,22 @@ fn sentence(waiting: &Waiting, now: TimeMs) -> String {
     match waiting {
         Waiting::Ended { status } => format!("the job is {}", format!("{status:?}").to_lowercase()),
         Waiting::Seed => "waits for the next block, whose seed fixes the order of provers".into(),
-        Waiting::Turn { prover, until_ms } => format!("prover {} has the turn for {} s more", prover.short(), seconds(until_ms)),
+        Waiting::Turn { prover, until_ms } => {
+            format!("prover {} has the turn for {} s more", prover.short(), seconds(until_ms))
+        }
         Waiting::Claim { eligible, next_window_ms: Some(at) } => {
             format!("{eligible} provers may commit a claim, more in {} s", seconds(at))
         }
-        Waiting::Claim { eligible, next_window_ms: None } => format!("every prover that takes it may commit a claim: {eligible}"),
+        Waiting::Claim { eligible, next_window_ms: None } => {
+            format!("every prover that takes it may commit a claim: {eligible}")
+        }
         Waiting::Verdicts { prover, until_ms } => {
             format!("validators check the claim of prover {}, {} s left", prover.short(), seconds(until_ms))
         }
         Waiting::Retry { at_ms } => format!("every prover declined; the next attempt begins in {} s", seconds(at_ms)),
-        Waiting::NoProver { max_steps } => format!("no registered prover takes {max_steps} steps; lower max_steps or wait for one"),
+        Waiting::NoProver { max_steps } => {
+            format!("no registered prover takes {max_steps} steps; lower max_steps or wait for one")
+        }
     }
 }
 
@@ -243,14 +263,25 @@ pub fn job(view: &dyn KvRead, id: &JobId, now: TimeMs) -> Result<Option<JobExpla
                 }
             }
             for prover in keys {
-                candidates.push(Candidate { prover, rank: a.rank_of(&prover), standing: standing(view, &prover, &job, &task, a, now)? });
+                candidates.push(Candidate {
+                    prover,
+                    rank: a.rank_of(&prover),
+                    standing: standing(view, &prover, &job, &task, a, now)?,
+                });
             }
         }
         let waiting = waiting(view, &job, &task, order.as_ref(), now)?;
         let text = sentence(&waiting, now);
         tasks.push(TaskExplained { index, attempt: task.attempt, attempts_max, waiting, candidates, text });
     }
-    Ok(Some(JobExplained { job_id: *id, status: job.status, stage: job.stage, deadline_ms: job.deadline, now_ms: now, tasks }))
+    Ok(Some(JobExplained {
+        job_id: *id,
+        status: job.status,
+        stage: job.stage,
+        deadline_ms: job.deadline,
+        now_ms: now,
+        tasks,
+    }))
 }
 
 /// What the prover may do at `now` (block time), and why nothing if it is nothing.
@@ -280,7 +311,10 @@ pub fn prover(view: &dyn KvRead, prover: &PublicKey, now: TimeMs) -> Result<Prov
         Some(p) if p.exiting => ("leaving", "leaving: gets no new work".to_owned()),
         Some(_) if may > 0 => ("eligible", format!("may prove {may} tasks now")),
         Some(_) if tasks.is_empty() => ("no_jobs", "no job is running".to_owned()),
-        Some(_) => ("waiting", format!("{} tasks are running; others have the turn, or they are not for this prover", tasks.len())),
+        Some(_) => (
+            "waiting",
+            format!("{} tasks are running; others have the turn, or they are not for this prover", tasks.len()),
+        ),
     };
     Ok(ProverExplained { prover: *prover, state, behind_until_ms, tasks, text })
 }

@@ -11,7 +11,9 @@ use types::{TypeError, block::genesis_seed};
 
 use crate::error::StateError;
 use crate::limits::{PROVER_WEIGHT_MAX, PROVERS_MAX};
-use crate::state::records::{Account, Chain, Counters, Era, GroupTime, Head, ParamsRecord, ProverRecord, Supply, ValidatorRecord};
+use crate::state::records::{
+    Account, Chain, Counters, Era, GroupTime, Head, ParamsRecord, ProverRecord, Supply, ValidatorRecord,
+};
 use crate::state::{Overlay, keys};
 use crate::tree;
 
@@ -87,8 +89,12 @@ pub fn build(genesis: &Genesis) -> Result<GenesisState, GenesisError> {
         state.put(keys::account(key), account);
     }
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let counters =
-        Counters { live_jobs: 0, provers: number(genesis.provers.len()), validators: number(genesis.validators.len()), eras: 1 };
+    let counters = Counters {
+        live_jobs: 0,
+        provers: number(genesis.provers.len()),
+        validators: number(genesis.validators.len()),
+        eras: 1,
+    };
     state.put(keys::counters(), &counters);
     state.put(keys::supply(), &Supply { total, burned: Amount::ZERO });
     state.put(keys::chain(), &Chain { genesis: hash, chain_id: genesis.chain_id.clone() });
@@ -96,7 +102,10 @@ pub fn build(genesis: &Genesis) -> Result<GenesisState, GenesisError> {
     state.put(keys::era(0), &Era { from: Height(1), set: genesis.validator_set()? });
     state.put(keys::time_group(0), &GroupTime { time: genesis.time_ms });
     let id = BlockId::new(*hash.as_bytes());
-    state.put(keys::head(), &Head { height: Height(0), id, time_ms: genesis.time_ms, seed: genesis_seed(&hash), changed: true });
+    state.put(
+        keys::head(),
+        &Head { height: Height(0), id, time_ms: genesis.time_ms, seed: genesis_seed(&hash), changed: true },
+    );
     let mut writes = state.into_writes();
     let root = tree::update(&empty, Height(0), &mut writes)?;
     Ok(GenesisState { writes, root })

@@ -10,7 +10,8 @@ pub fn price(fees: &Fees, steps: u64) -> Option<Amount> {
     fees.job_base.checked_add(for_steps)
 }
 
-/// `amount * numerator / denominator`, rounded down, without overflow while `numerator <= denominator`. 0 for denominator 0.
+/// `amount * numerator / denominator`, rounded down, without overflow while `numerator <= denominator`. 0 for
+/// denominator 0.
 pub fn fraction(amount: Amount, numerator: u64, denominator: u64) -> Amount {
     let (n, d) = (u128::from(numerator), u128::from(denominator));
     let Some((quotient, rest)) = amount.0.checked_div(d).zip(amount.0.checked_rem(d)) else { return Amount::ZERO };
@@ -69,7 +70,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fractions_never_exceed_the_exact_value_nor_miss_a_whole_credit(amount in 0u128..1 << 63, n in 0u64..1000, d in 1u64..1000) {
+        fn fractions_are_exact_to_a_whole_credit(amount in 0u128..1 << 63, n in 0u64..1000, d in 1u64..1000) {
             let n = n.min(d);
             prop_assert_eq!(fraction(Amount(amount), n, d).0, amount * u128::from(n) / u128::from(d));
         }

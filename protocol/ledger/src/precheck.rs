@@ -1,4 +1,5 @@
-//! What the next block would say to a transaction, before it is gossiped: the same rules, the same errors, nothing written.
+//! What the next block would say to a transaction, before it is gossiped: the same rules, the same errors, nothing
+//! written.
 
 use types::ids::TimeMs;
 use types::keys::PublicKey;
@@ -29,7 +30,12 @@ pub fn check_transaction(view: &dyn KvRead, tx: &Transaction, now: TimeMs) -> Re
 ///
 /// # Errors
 /// As [`check_transaction`]; pending transactions that are refused are passed over.
-pub fn check_after(view: &dyn KvRead, pending: &[Transaction], tx: &Transaction, now: TimeMs) -> Result<(), LedgerError> {
+pub fn check_after(
+    view: &dyn KvRead,
+    pending: &[Transaction],
+    tx: &Transaction,
+    now: TimeMs,
+) -> Result<(), LedgerError> {
     let context = context(view, now)?;
     let mut exec = Exec::new(view, &context);
     exec.begin()?;
@@ -41,8 +47,8 @@ pub fn check_after(view: &dyn KvRead, pending: &[Transaction], tx: &Transaction,
     exec.try_transaction(tx)
 }
 
-/// As [`check_transaction`] for a job's submission before any validator has signed that it holds the input: what a validator asks
-/// before it signs, and the RPC node before it collects.
+/// As [`check_transaction`] for a job's submission before any validator has signed that it holds the input: what a
+/// validator asks before it signs, and the RPC node before it collects.
 ///
 /// # Errors
 /// As [`check_transaction`].

@@ -15,7 +15,9 @@ use crate::error::StateError;
 use crate::execute::content_hash;
 use crate::limits::{PAGE_MAX, PAGE_SCAN_MAX, VALIDATOR_RECORDS_MAX};
 use crate::money;
-use crate::state::records::{Account, Commit, Idempotency, JobError, JobRecord, Offence, OffenceKind, Rejection, TaskRecord, TaskState, Uptime};
+use crate::state::records::{
+    Account, Commit, Idempotency, JobError, JobRecord, Offence, OffenceKind, Rejection, TaskRecord, TaskState, Uptime,
+};
 use crate::state::{self, keys};
 
 /// An account.
@@ -175,7 +177,14 @@ pub struct Audit {
 }
 
 /// What validators vote on for a claim.
-pub(crate) fn subject_of(genesis: GenesisHash, id: &JobId, job: &JobRecord, index: u32, attempt: u32, commit: &Commit) -> VoteSubject {
+pub(crate) fn subject_of(
+    genesis: GenesisHash,
+    id: &JobId,
+    job: &JobRecord,
+    index: u32,
+    attempt: u32,
+    commit: &Commit,
+) -> VoteSubject {
     VoteSubject {
         job: *id,
         task: index,
@@ -262,7 +271,13 @@ pub fn repeated(view: &dyn KvRead, tx: &SignedTx) -> Result<Option<JobId>, State
     Ok(known.filter(|k| k.content == content_hash(spec)).map(|k| k.job))
 }
 
-fn task_view(view: &dyn KvRead, id: &JobId, job: &JobRecord, index: u32, task: TaskRecord) -> Result<TaskView, StateError> {
+fn task_view(
+    view: &dyn KvRead,
+    id: &JobId,
+    job: &JobRecord,
+    index: u32,
+    task: TaskRecord,
+) -> Result<TaskView, StateError> {
     let voting_ms = state::params(view)?.voting_ms;
     let mut out = TaskView {
         index,
@@ -338,8 +353,8 @@ pub fn job(view: &dyn KvRead, id: &JobId) -> Result<Option<JobView>, StateError>
     }))
 }
 
-/// Jobs, newest first; of one account, of one status, or all. At most 100 a page; a page may be short or empty and still have a
-/// cursor, because at most 1,000 records are read for it.
+/// Jobs, newest first; of one account, of one status, or all. At most 100 a page; a page may be short or empty and
+/// still have a cursor, because at most 1,000 records are read for it.
 ///
 /// # Errors
 /// [`StateError`]; a cursor that is none starts at the beginning.

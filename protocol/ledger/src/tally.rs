@@ -1,7 +1,7 @@
 //! Counting verdicts: which votes are new, which convict their signer, and when they decide a claim.
 //!
-//! Pure and bounded: a slot holds at most one verdict a validator, slots are bounded in number, the oldest commit height
-//! leaves first. Anyone who holds the votes assembles the same certificate, so no node is needed for it.
+//! Pure and bounded: a slot holds at most one verdict a validator, slots are bounded in number, the oldest commit
+//! height leaves first. Anyone who holds the votes assembles the same certificate, so no node is needed for it.
 
 use std::collections::BTreeMap;
 
@@ -86,7 +86,8 @@ impl Tally {
             let keys = entries.iter().filter(|(_, verdict, _)| of(verdict)).map(|(key, _, _)| key);
             keys.filter_map(|key| set.power_of(key)).fold(0, u64::saturating_add)
         };
-        let decided = set.is_quorum(power(|v| *v == Verdict::Valid)) || set.is_honest(power(|v| matches!(v, Verdict::Invalid(_))));
+        let decided = set.is_quorum(power(|v| *v == Verdict::Valid))
+            || set.is_honest(power(|v| matches!(v, Verdict::Invalid(_))));
         // Each vote was verified when it came in; whoever receives the certificate verifies them again.
         decided.then(|| ProofCertificate { subject: subject.clone(), votes: entries })
     }
@@ -139,14 +140,18 @@ mod tests {
     fn a_vote_counts_once_and_three_of_four_certify() {
         let (keys, set, chain) = setup();
         let mut tally = Tally::new(chain);
-        let vote = |key: &SecretKey, verdict| ProofVote { subject: subject(5), verdict, validator: key.public() }.sign(key, &chain);
+        let vote = |key: &SecretKey, verdict| {
+            ProofVote { subject: subject(5), verdict, validator: key.public() }.sign(key, &chain)
+        };
         assert_eq!(tally.add(vote(&keys[0], Verdict::Valid), &set), Added::Counted(None));
         for _ in 0..3 {
             assert_eq!(tally.add(vote(&keys[0], Verdict::Valid), &set), Added::Duplicate);
         }
         assert_eq!(tally.add(vote(&keys[1], Verdict::Abstain), &set), Added::Counted(None));
         assert_eq!(tally.add(vote(&keys[2], Verdict::Valid), &set), Added::Counted(None));
-        let Added::Counted(Some(certificate)) = tally.add(vote(&keys[3], Verdict::Valid), &set) else { panic!("decided") };
+        let Added::Counted(Some(certificate)) = tally.add(vote(&keys[3], Verdict::Valid), &set) else {
+            panic!("decided")
+        };
         assert_eq!(certificate.outcome(&chain, &set), Ok(Some(Outcome::Certified)));
         assert_eq!(certificate.votes.len(), 3);
     }
@@ -155,9 +160,13 @@ mod tests {
     fn a_second_verdict_convicts_and_strangers_do_not_count() {
         let (keys, set, chain) = setup();
         let mut tally = Tally::new(chain);
-        let vote = |key: &SecretKey, verdict| ProofVote { subject: subject(5), verdict, validator: key.public() }.sign(key, &chain);
+        let vote = |key: &SecretKey, verdict| {
+            ProofVote { subject: subject(5), verdict, validator: key.public() }.sign(key, &chain)
+        };
         assert_eq!(tally.add(vote(&keys[0], Verdict::Valid), &set), Added::Counted(None));
-        let Added::Conflict(evidence) = tally.add(vote(&keys[0], Verdict::Invalid(Check::Stark)), &set) else { panic!("conflict") };
+        let Added::Conflict(evidence) = tally.add(vote(&keys[0], Verdict::Invalid(Check::Stark)), &set) else {
+            panic!("conflict")
+        };
         assert!(evidence.verify(&chain));
         let stranger = SecretKey::from_seed([9; 32]);
         assert_eq!(tally.add(vote(&stranger, Verdict::Valid), &set), Added::Stranger);

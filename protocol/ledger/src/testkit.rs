@@ -4,7 +4,9 @@ use types::block::Block;
 use types::felt::Felt;
 use types::genesis::{Genesis, GenesisAccount, GenesisProver, GenesisValidator};
 use types::ids::{Amount, BlobHash, GenesisHash, Height, JobId, Round, TimeMs};
-use types::job::{BlobRef, HINT_PROCESSOR_VERSION, HashFunction, JobSpec, OutputRule, PROOF_SYSTEM_VERSION, ProgramKind};
+use types::job::{
+    BlobRef, HINT_PROCESSOR_VERSION, HashFunction, JobSpec, OutputRule, PROOF_SYSTEM_VERSION, ProgramKind,
+};
 use types::keys::{PublicKey, SecretKey};
 use types::kv::MemoryKv;
 use types::params::Params;
@@ -47,10 +49,20 @@ pub(crate) fn genesis() -> Genesis {
         time_ms: TimeMs(START_MS),
         params: Params::standard(),
         validators: (1..=4)
-            .map(|n| GenesisValidator { key: validator(n).public(), power: 10, account: owner(n).public(), stake: Amount(1_000) })
+            .map(|n| GenesisValidator {
+                key: validator(n).public(),
+                power: 10,
+                account: owner(n).public(),
+                stake: Amount(1_000),
+            })
             .collect(),
         provers: (1..=3)
-            .map(|n| GenesisProver { account: prover(n).public(), weight: 1, steps_max: 1_000_000, deposit: Amount(500) })
+            .map(|n| GenesisProver {
+                account: prover(n).public(),
+                weight: 1,
+                steps_max: 1_000_000,
+                deposit: Amount(500),
+            })
             .collect(),
         accounts: (1..=4)
             .map(|n| account(owner(n), 50_000))
@@ -78,16 +90,29 @@ impl Chain {
         let built = crate::genesis::build(genesis).unwrap();
         let mut kv = MemoryKv::default();
         kv.apply(&built.writes);
-        Self { kv, genesis: genesis.hash(), certificate: None, now: genesis.time_ms, signers: (1..=9).map(key).collect() }
+        Self {
+            kv,
+            genesis: genesis.hash(),
+            certificate: None,
+            now: genesis.time_ms,
+            signers: (1..=9).map(key).collect(),
+        }
     }
 
-    pub(crate) fn certify_block(&self, height: Height, block: types::ids::BlockId, signers: &[SecretKey]) -> CommitCertificate {
+    pub(crate) fn certify_block(
+        &self,
+        height: Height,
+        block: types::ids::BlockId,
+        signers: &[SecretKey],
+    ) -> CommitCertificate {
         let set = state::set_unbounded(&self.kv, height).unwrap().unwrap();
         let mut certificate = CommitCertificate { height, round: Round(0), block, signatures: vec![] };
         let mut keys: Vec<_> = signers.iter().filter(|k| set.power_of(&k.public()).is_some()).collect();
         keys.sort_by_key(|k| k.public());
         for k in keys {
-            certificate.signatures.push((k.public(), certificate.precommit_of(k.public()).sign(k, &self.genesis).signature));
+            certificate
+                .signatures
+                .push((k.public(), certificate.precommit_of(k.public()).sign(k, &self.genesis).signature));
         }
         certificate
     }
@@ -152,7 +177,8 @@ impl Chain {
     }
 
     pub(crate) fn available(&self, tx: SignedTx, holders: &[SecretKey]) -> Transaction {
-        let mut availability: Vec<_> = holders.iter().map(|k| AvailabilitySig::sign(&tx.id(), k, &self.genesis)).collect();
+        let mut availability: Vec<_> =
+            holders.iter().map(|k| AvailabilitySig::sign(&tx.id(), k, &self.genesis)).collect();
         availability.sort_by_key(|s| s.validator);
         Transaction::Submission { tx, availability }
     }
@@ -186,7 +212,12 @@ impl Chain {
         query::vote_subject(&self.kv, job, 0).unwrap().unwrap()
     }
 
-    pub(crate) fn verdicts(&self, subject: &VoteSubject, verdicts: &[(u8, Verdict)], certifier: &SecretKey) -> Transaction {
+    pub(crate) fn verdicts(
+        &self,
+        subject: &VoteSubject,
+        verdicts: &[(u8, Verdict)],
+        certifier: &SecretKey,
+    ) -> Transaction {
         let vote = |(n, verdict): &(u8, Verdict)| {
             let vote = ProofVote { subject: subject.clone(), verdict: *verdict, validator: validator(*n).public() };
             (vote.validator, *verdict, vote.sign(&validator(*n), &self.genesis).signature)

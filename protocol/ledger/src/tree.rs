@@ -1,8 +1,8 @@
 //! The state root: a Jellyfish Merkle tree (crate `jmt`, SHA-256) over every record in `Space::State`.
 //!
-//! Nodes lie in `Space::Tree`; the version is the block height. A leaf commits to (hash of the key, hash of the value); the values
-//! themselves are the records and are not stored twice. A node that a block replaces is deleted by the same block's writes, so the
-//! tree never holds more than one version and a view proves records of its own height only.
+//! Nodes lie in `Space::Tree`; the version is the block height. A leaf commits to (hash of the key, hash of the value);
+//! the values themselves are the records and are not stored twice. A node that a block replaces is deleted by the same
+//! block's writes, so the tree never holds more than one version and a view proves records of its own height only.
 
 use bincode::{Decode, Encode};
 use borsh::BorshDeserialize;
@@ -81,8 +81,9 @@ pub fn root(view: &dyn KvRead, height: Height) -> Result<StateRoot, StateError> 
     tree.get_root_hash(height.0).map(|root| StateRoot::new(root.0)).map_err(|e| failed(&e))
 }
 
-/// Brings the tree from the height before `height` to `height` under the changes in `Space::State` of `writes`, adds the tree's
-/// own writes to them, and returns the new root. At least one record must change, which the head record sees to.
+/// Brings the tree from the height before `height` to `height` under the changes in `Space::State` of `writes`, adds
+/// the tree's own writes to them, and returns the new root. At least one record must change, which the head record sees
+/// to.
 ///
 /// # Errors
 /// [`StateError::Tree`] when nodes are missing or unreadable.
@@ -123,7 +124,8 @@ pub fn verify_proof(root: &StateRoot, key: &[u8], value: Option<&[u8]>, proof: &
     if proof.path.len() > PROOF_BYTES_MAX {
         return Err(ProofError::Malformed(format!("{} bytes, the limit is {PROOF_BYTES_MAX}", proof.path.len())));
     }
-    let path = SparseMerkleProof::<Sha256>::try_from_slice(&proof.path).map_err(|e| ProofError::Malformed(e.to_string()))?;
+    let path =
+        SparseMerkleProof::<Sha256>::try_from_slice(&proof.path).map_err(|e| ProofError::Malformed(e.to_string()))?;
     let key = KeyHash::with::<Sha256>(key);
     path.verify(RootHash(*root.as_bytes()), key, value).map_err(|e| ProofError::Wrong(format!("{e:#}")))
 }
@@ -140,8 +142,10 @@ mod tests {
     type Changes = Vec<(u8, Option<u8>)>;
 
     fn apply(kv: &mut MemoryKv, height: u64, changes: &Changes) -> StateRoot {
-        let mut writes: KvWrites =
-            changes.iter().map(|(k, v)| ((Space::State, vec![1, *k]), v.map(|v| vec![v; usize::from(v) + 1]))).collect();
+        let mut writes: KvWrites = changes
+            .iter()
+            .map(|(k, v)| ((Space::State, vec![1, *k]), v.map(|v| vec![v; usize::from(v) + 1])))
+            .collect();
         writes.insert((Space::State, vec![0]), Some(height.to_be_bytes().to_vec()));
         let root = update(kv, Height(height), &mut writes).unwrap();
         kv.apply(&writes);
@@ -166,7 +170,10 @@ mod tests {
             }
             // A fresh tree with the final content, built in one step under the same last record.
             let height = blocks.len() as u64;
-            let mut writes: KvWrites = content.iter().filter_map(|(k, v)| Some(((Space::State, vec![1, *k]), Some(vec![(*v)?; usize::from((*v)?) + 1])))).collect();
+            let record = |(k, v): (&u8, &Option<u8>)| {
+                v.map(|v| ((Space::State, vec![1, *k]), Some(vec![v; usize::from(v) + 1])))
+            };
+            let mut writes: KvWrites = content.iter().filter_map(record).collect();
             writes.insert((Space::State, vec![1, 200]), Some(vec![1, 1]));
             writes.insert((Space::State, vec![0]), Some(height.to_be_bytes().to_vec()));
             let records = writes.len();
@@ -177,7 +184,9 @@ mod tests {
         }
 
         #[test]
-        fn proofs_verify_and_altered_ones_fail(blocks in blocks(), asked in 0u8..40, flip in any::<prop::sample::Index>()) {
+        fn proofs_verify_and_altered_ones_fail(
+            blocks in blocks(), asked in 0u8..40, flip in any::<prop::sample::Index>(),
+        ) {
             let mut kv = MemoryKv::default();
             apply(&mut kv, 0, &vec![(200, Some(1)), (201, Some(2))]);
             let mut top = StateRoot::new([0; 32]);

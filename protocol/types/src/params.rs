@@ -154,8 +154,9 @@ impl Params {
         if self.slash_permille > 1_000 {
             return bad("params.slash_permille", u64::from(self.slash_permille), "at most 1000");
         }
-        if self.assignment.attempts_max == 0 {
-            return bad("params.assignment.attempts_max", 0, "at least 1");
+        // The ledger keeps one entry per rejected attempt in a task's record.
+        if self.assignment.attempts_max == 0 || self.assignment.attempts_max > 1_000 {
+            return bad("params.assignment.attempts_max", u64::from(self.assignment.attempts_max), "between 1 and 1000");
         }
         if self.steps_max == 0 || self.steps_max > 1 << 40 {
             return bad("params.steps_max", self.steps_max, "between 1 and 2^40");

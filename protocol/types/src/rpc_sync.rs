@@ -5,6 +5,7 @@ use bincode::{Decode, Encode};
 use crate::blob::BlobManifest;
 use crate::block::{Block, DecidedBlock};
 use crate::codec::Wire;
+use crate::genesis::Genesis;
 use crate::ids::{BlobHash, BlockId, Height, JobId};
 use crate::limits::{BLOB_CHUNK_BYTES, SYNC_BYTES_MAX};
 use crate::verdict::SignedProofVote;
@@ -51,6 +52,8 @@ pub enum Request {
         /// The job.
         job: JobId,
     },
+    /// The genesis document, for one who knows its hash and is about to join.
+    Genesis,
 }
 
 impl Wire for Request {
@@ -86,6 +89,8 @@ pub enum Response {
     BlobChunk(Option<Vec<u8>>),
     /// Verdicts.
     Verdicts(Vec<SignedProofVote>),
+    /// The genesis document; none when it does not fit an answer and has to come by another way.
+    Genesis(Option<Box<Genesis>>),
     /// Too many requests; try again after so many milliseconds.
     Busy {
         /// Milliseconds.

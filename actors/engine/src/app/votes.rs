@@ -100,7 +100,7 @@ impl Actor for Votes {
             VotesMsg::Fetched { peer, votes } => {
                 for vote in votes {
                     if count(state, &view, vote, true) == Added::BadSignature {
-                        state.wiring.net.penalise(peer, network::Fault::InvalidSyncData);
+                        state.wiring.net.penalise(peer, network::Fault::InvalidSync);
                         break;
                     }
                 }

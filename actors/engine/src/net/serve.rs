@@ -9,6 +9,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use storage::StoreRead;
 use tokio::sync::{Semaphore, oneshot};
+use types::Wire;
 use types::ids::Height;
 use types::limits::{SYNC_BLOCKS_MAX, SYNC_BYTES_MAX};
 use types::rpc_sync::{Request, Response};
@@ -98,6 +99,10 @@ async fn answer(wiring: &Wiring, request: Request) -> Result<Response, String> {
             let (reply, answer) = oneshot::channel();
             ask(wiring.mail.votes.send(VotesMsg::OfJob { job, reply }))?;
             Ok(Response::Verdicts(wait(answer).await?))
+        }
+        Request::Genesis => {
+            let fits = wiring.genesis.to_bytes().len().saturating_add(FRAMING) <= SYNC_BYTES_MAX;
+            Ok(Response::Genesis(fits.then(|| Box::new((*wiring.genesis).clone()))))
         }
     }
 }

@@ -170,7 +170,7 @@ fn step(state: &mut SyncState, input: SyncInput) {
             SyncOutput::Penalise { peer, fault } => {
                 if let Some(id) = state.peers.get(&peer) {
                     tracing::warn!(peer = %id, %fault, "peer sent what is provably wrong");
-                    state.wiring.net.penalise(*id, Fault::InvalidSyncData);
+                    state.wiring.net.penalise(*id, Fault::InvalidSync);
                 }
             }
             SyncOutput::UpToDate { height } => tracing::debug!(%height, "up to date with known peers"),

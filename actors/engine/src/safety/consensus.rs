@@ -310,7 +310,7 @@ async fn carry_out(state: &mut ConsensusState, outputs: Vec<Output>) -> Result<O
             }
             Output::CancelAllTimers => cancel_timers(state),
             Output::BuildBlock { height, round, .. } => blocks::build(&state.args.wiring, &state.myself, height, round),
-            Output::CheckBlock { height, round, block } => check(state, height, round, block, Duration::ZERO),
+            Output::CheckBlock { height, round, block, .. } => check(state, height, round, block, Duration::ZERO),
             Output::FetchBlock { height, block } => blocks::fetch(&state.args.wiring, height, block),
             Output::Decided(decided) => decision = Some(decided),
             Output::Evidence(evidence) => {

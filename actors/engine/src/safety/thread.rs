@@ -84,7 +84,11 @@ impl<W: ThreadWork> Actor for ThreadActor<W> {
                     break;
                 }
             }
-            notice.told = notice.actor.send_message(Ended(reason)).is_ok();
+            // From here on nothing unwinds; whoever is gone need not be told.
+            notice.told = true;
+            if notice.actor.send_message(Ended(reason)).is_err() {
+                tracing::debug!("a thread ended after its actor");
+            }
         })?;
         Ok(())
     }

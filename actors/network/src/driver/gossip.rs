@@ -1,4 +1,5 @@
-//! Gossip in the swarm's thread: intake with credits, verdicts, own messages, and presence, which the network judges itself.
+//! Gossip in the swarm's thread: intake with credits, verdicts, own messages, and presence, which the network judges
+//! itself.
 
 use std::time::{Duration, Instant};
 
@@ -97,7 +98,11 @@ impl Driver {
     fn settle(&mut self, id: MessageId, topic: Topic, source: PeerId, verdict: Verdict) {
         self.topic_counters(topic).judged(verdict);
         let gossip_id = GossipId::new(&id.0);
-        let known = self.swarm.behaviour_mut().gossip.report_message_validation_result(&gossip_id, &source, acceptance(verdict));
+        let known = self.swarm.behaviour_mut().gossip.report_message_validation_result(
+            &gossip_id,
+            &source,
+            acceptance(verdict),
+        );
         if !known {
             count(&mut self.metrics.late_verdicts_total);
         }
@@ -114,7 +119,8 @@ impl Driver {
         }
     }
 
-    /// A presence record from gossip: whatever is old, early or too much is ignored; what is not signed as it says is rejected.
+    /// A presence record from gossip: whatever is old, early or too much is ignored; what is not signed as it says is
+    /// rejected.
     fn judge_presence(&mut self, source: PeerId, data: &[u8]) -> Verdict {
         let now = Instant::now();
         let rate = self.presence_rates.entry(source).or_insert_with(|| Bucket::new(PRESENCE_RATE, now));

@@ -1,4 +1,5 @@
-//! Peers in the swarm's thread: connections, the dial plan, faults, the binding of validators, the mesh doctor, the snapshot.
+//! Peers in the swarm's thread: connections, the dial plan, faults, the binding of validators, the mesh doctor, the
+//! snapshot.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -44,7 +45,15 @@ impl Driver {
         self.dials.remove(&connection);
         self.book.connected(peer, outbound.then_some(&address), now);
         debug!(peer = %peer, %address, outbound, "connected");
-        let entry = Peer { connection, address: address.clone(), outbound, since: now, agent: String::new(), rtt: None, ping_failures: 0 };
+        let entry = Peer {
+            connection,
+            address: address.clone(),
+            outbound,
+            since: now,
+            agent: String::new(),
+            rtt: None,
+            ping_failures: 0,
+        };
         self.peers.insert(peer, entry);
         self.apply_score(&peer, now);
         if self.lanes.peers.try_send(PeerEvent::Connected { peer, address, outbound }).is_err() {
@@ -212,7 +221,8 @@ impl Driver {
             }
         }
         if self.peers.contains_key(&peer) {
-            warn!(peer = %peer, ?fault, ?sanction, points = self.ledger.points(&peer, now), "disconnected for its faults");
+            let points = self.ledger.points(&peer, now);
+            warn!(peer = %peer, ?fault, ?sanction, points, "disconnected for its faults");
             count(&mut self.metrics.fault_disconnects_total);
             self.disconnect(peer);
             self.book.put_off(&peer, FAULT_PAUSE, now);
@@ -234,8 +244,9 @@ impl Driver {
     /// Once a second: bindings and scores, bans that end, the gray list, the mesh doctor.
     pub(super) fn inspect_peers(&mut self, now: Instant) {
         let wall = wall_clock();
+        self.book.set_current(self.shared.current_validators().clone());
         let peers = &self.peers;
-        self.book.expire(wall, |peer| peers.contains_key(peer));
+        self.book.expire(now, |peer| peers.contains_key(peer));
         let proven: HashSet<PeerId> = {
             let current = self.shared.current_validators();
             let bound = self.book.validators(wall);
@@ -273,8 +284,9 @@ impl Driver {
         known.map(|(peer, hashes)| (*peer, topics(hashes))).collect()
     }
 
-    /// Disconnects peers that have long been connected without subscribing to everything: their side or ours has lost the
-    /// greeting (rust-libp2p issue 5097). The dial plan, or the peer, connects anew at once; rarer and rarer if it does not help.
+    /// Disconnects peers that have long been connected without subscribing to everything: their side or ours has lost
+    /// the greeting (rust-libp2p issue 5097). The dial plan, or the peer, connects anew at once; rarer and rarer if it
+    /// does not help.
     fn mesh_doctor(&mut self, now: Instant) {
         let subscriptions = self.subscriptions();
         let patience = self.config.limits.mesh_patience;
@@ -347,7 +359,13 @@ impl Driver {
     fn topic_meshes(&self, peers: &[PeerInfo]) -> Vec<TopicMesh> {
         let status = |topic: &Topic| TopicMesh {
             topic: *topic,
-            mesh: self.swarm.behaviour().gossip.mesh_peers(&topic_hash(*topic, &self.config.genesis)).copied().collect(),
+            mesh: self
+                .swarm
+                .behaviour()
+                .gossip
+                .mesh_peers(&topic_hash(*topic, &self.config.genesis))
+                .copied()
+                .collect(),
             subscribed: peers.iter().filter(|p| p.topics.contains(topic)).count(),
         };
         Topic::ALL.iter().map(status).collect()

@@ -83,7 +83,9 @@ impl Driver {
                 count(&mut self.metrics.requests_failed_total);
                 let error = match error {
                     OutboundFailure::DialFailure => RequestError::NotConnected(peer),
-                    OutboundFailure::Timeout => RequestError::Timeout { peer, limit: self.config.limits.request_timeout },
+                    OutboundFailure::Timeout => {
+                        RequestError::Timeout { peer, limit: self.config.limits.request_timeout }
+                    }
                     other => RequestError::Broken { peer, reason: other.to_string() },
                 };
                 if let Some(peer) = self.outbound.finished(request_id, Err(error)) {

@@ -1,6 +1,12 @@
-//! Nodes on real loopback sockets for the tests: start, wait with a limit, sample messages, a raw gossip peer for attacks.
+//! Nodes on real loopback sockets for the tests: start, wait with a limit, sample messages, a raw gossip peer for
+//! attacks.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, reason = "shared by several test programs; tests may panic")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "shared by several test programs; tests may panic"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,15 +22,15 @@ use types::transaction::AvailabilitySig;
 use types::verdict::{Claim, FailureReason, ProofVote, Verdict as ProofVerdict, VoteSubject};
 use types::vote::{Proposal, Vote, VoteKind};
 
-pub const GENESIS: GenesisHash = GenesisHash::new([7; 32]);
+pub(crate) const GENESIS: GenesisHash = GenesisHash::new([7; 32]);
 
 /// The node key and the validator key of node `n`.
-pub fn keys(n: u8) -> (SecretKey, SecretKey) {
+pub(crate) fn keys(n: u8) -> (SecretKey, SecretKey) {
     (SecretKey::from_seed([n; 32]), SecretKey::from_seed([n ^ 0x80; 32]))
 }
 
 /// Settings of node `n` on a free loopback port.
-pub fn config(n: u8, bootstrap: &[Multiaddr]) -> NetworkConfig {
+pub(crate) fn config(n: u8, bootstrap: &[Multiaddr]) -> NetworkConfig {
     let mut config = NetworkConfig::new(GENESIS, keys(n).0);
     config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
     config.bootstrap = bootstrap.to_vec();
@@ -33,37 +39,38 @@ pub fn config(n: u8, bootstrap: &[Multiaddr]) -> NetworkConfig {
     config
 }
 
-pub async fn start(config: NetworkConfig) -> (NetworkHandle, Events) {
+pub(crate) async fn start(config: NetworkConfig) -> (NetworkHandle, Events) {
     Network::start(config).await.unwrap()
 }
 
 /// The address of a node, without its peer id.
-pub fn address(handle: &NetworkHandle) -> Multiaddr {
+pub(crate) fn address(handle: &NetworkHandle) -> Multiaddr {
     handle.addresses().first().unwrap().clone()
 }
 
-pub fn wall_clock() -> TimeMs {
+pub(crate) fn wall_clock() -> TimeMs {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     TimeMs(u64::try_from(since.as_millis()).unwrap())
 }
 
 /// Announces a node now, signed by its validator key.
-pub fn announce(handle: &NetworkHandle, n: u8) {
+pub(crate) fn announce(handle: &NetworkHandle, n: u8) {
     let validator = keys(n).1;
-    let input = PresenceInput { height: Height(1), time_ms: wall_clock(), prover: None, validator: Some(validator.public()) };
+    let input =
+        PresenceInput { height: Height(1), time_ms: wall_clock(), prover: None, validator: Some(validator.public()) };
     let presence = handle.presence(input);
     let signature = presence.validator_signature(&validator, &GENESIS);
     handle.announce(presence, Some(signature));
 }
 
 /// Announces a node every half second until stopped.
-pub struct Announcer {
+pub(crate) struct Announcer {
     stop: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
 impl Announcer {
-    pub fn start(handle: &NetworkHandle, n: u8) -> Self {
+    pub(crate) fn start(handle: &NetworkHandle, n: u8) -> Self {
         let (stop, handle) = (Arc::new(AtomicBool::new(false)), handle.clone());
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
@@ -75,14 +82,14 @@ impl Announcer {
         Self { stop, task }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap();
     }
 }
 
 /// Waits until a condition holds; fails the test when it does not in time.
-pub async fn wait(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) -> Duration {
+pub(crate) async fn wait(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
@@ -92,7 +99,7 @@ pub async fn wait(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
 }
 
 /// The next gossip message within a limit; other events are passed over.
-pub async fn next_gossip(events: &mut Events, limit: Duration) -> Option<network::Gossip> {
+pub(crate) async fn next_gossip(events: &mut Events, limit: Duration) -> Option<network::Gossip> {
     tokio::time::timeout(limit, async {
         loop {
             match events.next().await? {
@@ -107,27 +114,28 @@ pub async fn next_gossip(events: &mut Events, limit: Duration) -> Option<network
 }
 
 /// Accepts everything and collects it.
-pub fn accept_all(handle: &NetworkHandle, mut events: Events) -> tokio::sync::mpsc::UnboundedReceiver<network::Gossip> {
-    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+pub(crate) fn accept_all(handle: &NetworkHandle, mut events: Events) -> tokio::sync::mpsc::Receiver<network::Gossip> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(4096);
     let handle = handle.clone();
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
             if let Event::Gossip(gossip) = event {
                 handle.report(gossip.id, Verdict::Accept);
-                let _ = sender.send(gossip);
+                sender.send(gossip).await.unwrap();
             }
         }
     });
     receiver
 }
 
-pub fn vote(n: u8, height: u64) -> GossipMessage {
+pub(crate) fn vote(n: u8, height: u64) -> GossipMessage {
     let key = keys(n).1;
-    let vote = Vote { kind: VoteKind::Prevote, height: Height(height), round: Round(0), value: None, validator: key.public() };
+    let vote =
+        Vote { kind: VoteKind::Prevote, height: Height(height), round: Round(0), value: None, validator: key.public() };
     GossipMessage::Consensus(Box::new(ConsensusMessage::Vote { vote: vote.sign(&key, &GENESIS), resend: 0 }))
 }
 
-pub fn block(n: u8, height: u64) -> GossipMessage {
+pub(crate) fn block(n: u8, height: u64) -> GossipMessage {
     let key = keys(n).1;
     let zero = Digest::new([0; 32]);
     let header = Header {
@@ -147,12 +155,17 @@ pub fn block(n: u8, height: u64) -> GossipMessage {
         seed: zero,
     };
     let block = Block { header, last_commit: None, transactions: vec![] };
-    let proposal =
-        Proposal { height: Height(height), round: Round(0), value: block.id(), pol_round: None, proposer: key.public() };
+    let proposal = Proposal {
+        height: Height(height),
+        round: Round(0),
+        value: block.id(),
+        pol_round: None,
+        proposer: key.public(),
+    };
     GossipMessage::Proposal(Box::new(ProposalMessage { proposal: proposal.sign(&key, &GENESIS), block }))
 }
 
-pub fn tx(n: u8, height: u64) -> GossipMessage {
+pub(crate) fn tx(n: u8, height: u64) -> GossipMessage {
     let key = keys(n).1;
     let signature = key.sign(types::signing::Domain::Availability, &GENESIS, &height.to_le_bytes());
     let signature = AvailabilitySig { validator: key.public(), signature };
@@ -161,7 +174,7 @@ pub fn tx(n: u8, height: u64) -> GossipMessage {
     GossipMessage::Tx(Box::new(TxMessage::Availability { tx: TxId::new(id), signature }))
 }
 
-pub fn verdict(n: u8, height: u64) -> GossipMessage {
+pub(crate) fn verdict(n: u8, height: u64) -> GossipMessage {
     let key = keys(n).1;
     let subject = VoteSubject {
         job: JobId::new([1; 32]),
@@ -178,6 +191,6 @@ pub fn verdict(n: u8, height: u64) -> GossipMessage {
 }
 
 /// One message of each topic that the node judges.
-pub fn one_of_each(n: u8, height: u64) -> [GossipMessage; 4] {
+pub(crate) fn one_of_each(n: u8, height: u64) -> [GossipMessage; 4] {
     [vote(n, height), block(n, height), tx(n, height), verdict(n, height)]
 }

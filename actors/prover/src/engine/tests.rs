@@ -91,6 +91,22 @@ fn what_does_not_belong_to_the_statement_is_refused() {
     assert!(!engine.is_warm(), "refusals come before any work");
 }
 
+/// What the engine will expect of a request.
+fn estimate_of(request: &ProveRequest) -> Estimate {
+    let (program, args) = open_input(&request.statement, &request.program, request.args.as_deref()).unwrap();
+    let run = run(RunRequest {
+        program,
+        args,
+        hash_function: request.statement.hash_function,
+        binding: request.statement.binding_words(&request.prover),
+        max_steps: request.max_steps,
+        trace: true,
+    })
+    .unwrap();
+    let input = adapt(&run.runner).unwrap();
+    memory::estimate(&ExecutionResources::from_prover_input(&input), run.total_steps)
+}
+
 #[test]
 fn a_proof_over_the_memory_limit_is_declined_before_it_is_started() {
     let mut engine = Engine::new();
@@ -101,6 +117,10 @@ fn a_proof_over_the_memory_limit_is_declined_before_it_is_started() {
         Err(ProveError::Memory { needed, limit }) => assert!(needed > limit && limit == 64 << 20),
         other => panic!("{other:?}"),
     }
+    let between = estimate_of(&request);
+    request.memory_limit = Some(between.bytes_lean);
+    let lean = engine.prove(request.clone(), Box::new(|_| ())).unwrap();
+    assert!(between.bytes_lean < between.bytes && lean.estimated_bytes == between.bytes_lean, "without coefficients");
     request.max_steps = 3;
     assert!(matches!(engine.prove(request, Box::new(|_| ())), Err(ProveError::Run(RunError::Failed { .. }))));
 }

@@ -40,7 +40,8 @@ fn output_steps_and_hash_of_a_program() {
         assert!(run.steps > rounds * sample::FIBONACCI_STEPS_PER_ROUND && run.total_steps > run.steps);
     }
     let steps = |rounds| run(request(&sample::fibonacci(rounds), None, 1 << 20)).unwrap().steps;
-    assert_eq!(steps(11) - steps(10), sample::FIBONACCI_STEPS_PER_ROUND);
+    // Seven steps of main and three of the innermost call.
+    assert_eq!(steps(10), 10 * sample::FIBONACCI_STEPS_PER_ROUND + 10);
 }
 
 #[test]
@@ -131,4 +132,21 @@ fn a_program_that_claims_more_output_than_it_wrote_fails() {
     let context = casm! { [ap] = [fp - 3] + 3, ap++; ret; };
     let program = sample::cairo0_json(&sample::assemble(&context.instructions), &["output"], &[]);
     assert_eq!(failure(run(request(&program, None, 1000))).0, FailureReason::Execution);
+}
+
+#[test]
+fn bookkeeping_of_the_bootloader_is_not_counted_whatever_the_builtins() {
+    let all = ["output", "pedersen", "range_check", "ecdsa", "bitwise", "ec_op", "keccak", "poseidon", "range_check96", "add_mod", "mul_mod"];
+    for builtins in [&all[..0], &all[..1], &all[..3], &all[..]] {
+        let n = i16::try_from(builtins.len()).unwrap();
+        let mut instructions = Vec::new();
+        for i in 0..n {
+            let offset = i - 2 - n;
+            instructions.extend(casm! { [ap] = [fp + offset], ap++; }.instructions);
+        }
+        instructions.extend(casm! { ret; }.instructions);
+        let program = sample::cairo0_json(&sample::assemble(&instructions), builtins, &[]);
+        let run = run(request(&program, None, 1000)).unwrap();
+        assert_eq!(run.steps, u64::try_from(n).unwrap() + 1, "{builtins:?}");
+    }
 }

@@ -19,7 +19,8 @@ use crate::worker::wire::{self, Refusal, Request, Response};
 pub(crate) const ENV_MEMORY: &str = "PROOFMESH_WORKER_MEMORY_BYTES";
 pub(crate) const ENV_CPU: &str = "PROOFMESH_WORKER_CPU_S";
 pub(crate) const ENV_NICE: &str = "PROOFMESH_WORKER_NICE";
-pub(crate) const ENV_THREADS: &str = "PROOFMESH_WORKER_THREADS";
+/// Read by the thread pool itself, and by those that the proving library makes.
+pub(crate) const ENV_THREADS: &str = "RAYON_NUM_THREADS";
 pub(crate) const ENV_PARENT: &str = "PROOFMESH_WORKER_PARENT";
 
 /// Exit code of a worker whose parent closed the descriptor.
@@ -64,7 +65,7 @@ fn run(kind: Kind) -> io::Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global().map_err(io::Error::other)?;
     // Threads start lazily inside the pool: one round through it makes sure that all of them are there.
     rayon::broadcast(|_| ());
-    let seccomp = sandbox::lock_down();
+    let seccomp = sandbox::lock_down(kind == Kind::Prove);
     send(&writer, &Response::Ready(Sandbox { landlock, seccomp }))?;
     let mut engine = Engine::new();
     while let Some(request) = wire::read::<Request>(&mut reader)? {

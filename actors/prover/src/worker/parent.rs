@@ -191,9 +191,10 @@ impl Keeper {
 
     /// Ends the child, and its memory with it.
     async fn rest(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().await;
-        }
+        let Some(mut process) = self.process.take() else {
+            return;
+        };
+        process.kill().await;
         self.status.send_modify(|status| {
             status.pid = None;
             status.sandbox = None;

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -30,9 +30,13 @@ use crate::worker::{Kind, child};
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Longest wait for a child to be gone after its end of the socket closed.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
-/// Lines of a child's error output that are logged per child, and kept for its epitaph.
+/// Children that wait to be started; over it, starting one is an error.
+const STARTS_WAITING_MAX: usize = 64;
+/// Lines of a child's error output that are logged per child.
 const LOG_LINES_MAX: usize = 50;
+/// Lines of it that are kept to name its end.
 const LOG_LINES_KEPT: usize = 4;
+/// Longest line of it; a longer one counts as several.
 const LOG_LINE_BYTES_MAX: u64 = 512;
 
 /// How children are started and bounded.
@@ -59,7 +63,7 @@ pub struct WorkerConfig {
 }
 
 impl WorkerConfig {
-    /// Defaults for children of the running binary: half the machine's threads at least one, low priority.
+    /// Defaults for children of the running binary: a thread per processor, low priority.
     pub fn new(scratch: PathBuf, memory_bytes: u64) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         Self {
@@ -207,12 +211,15 @@ pub(crate) struct Process {
     pub(crate) sandbox: Sandbox,
 }
 
+/// Starting one child.
+type Start = Box<dyn FnOnce() + Send>;
+
 /// A child dies with the **thread** that started it, not with the process; so one thread that never ends starts them all.
-fn starter() -> io::Result<&'static Sender<Box<dyn FnOnce() + Send>>> {
-    static STARTER: OnceLock<Option<Sender<Box<dyn FnOnce() + Send>>>> = OnceLock::new();
+fn starter() -> io::Result<&'static SyncSender<Start>> {
+    static STARTER: OnceLock<Option<SyncSender<Start>>> = OnceLock::new();
     STARTER
         .get_or_init(|| {
-            let (sender, receiver) = std::sync::mpsc::channel::<Box<dyn FnOnce() + Send>>();
+            let (sender, receiver) = std::sync::mpsc::sync_channel::<Start>(STARTS_WAITING_MAX);
             let thread = std::thread::Builder::new().name("worker-starter".into());
             thread.spawn(move || receiver.into_iter().for_each(|work| work())).ok().map(|_| sender)
         })
@@ -233,7 +240,7 @@ fn command(config: &WorkerConfig, kind: Kind, cpu_limit: Option<Duration>, socke
     command.args(&config.arguments).arg(kind.name()).env_clear().envs(config.environment.iter().cloned());
     command.env(child::ENV_MEMORY, config.memory_bytes.to_string());
     command.env(child::ENV_NICE, config.nice.to_string());
-    command.env(child::ENV_THREADS, config.threads.to_string());
+    command.env(child::ENV_THREADS, config.threads.max(1).to_string());
     command.env(child::ENV_PARENT, std::process::id().to_string());
     if let Some(limit) = cpu_limit {
         command.env(child::ENV_CPU, limit.as_secs().saturating_add(1).to_string());
@@ -246,12 +253,12 @@ fn command(config: &WorkerConfig, kind: Kind, cpu_limit: Option<Duration>, socke
 async fn spawn(mut command: Command) -> io::Result<Child> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
-    let work = Box::new(move || {
+    let work: Start = Box::new(move || {
         let _inside = runtime.enter();
         // Nobody waiting means nobody owns the child: dropping it kills it.
         let _ = sender.send(command.spawn());
     });
-    starter()?.send(work).map_err(|_| io::Error::other("the thread that starts workers is gone"))?;
+    starter()?.try_send(work).map_err(|_| io::Error::other("too many workers are being started at once"))?;
     receiver.await.map_err(io::Error::other)?
 }
 

@@ -73,12 +73,13 @@ fn landlock() -> bool {
     ruleset.is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Last step, once the thread pool is up: from here on no file is opened, no process or thread started.
-pub(crate) fn lock_down() -> bool {
-    let Ok(filter) = filter() else {
+/// Last step, once the thread pool is up: from here on no file is opened and no process started, and no thread either
+/// unless `threads`, which the prover needs: its library makes pools of its own.
+pub(crate) fn lock_down(threads: bool) -> bool {
+    let (Ok(first), Ok(second)) = (no_clone3(), filter(threads)) else {
         return false;
     };
-    seccompiler::apply_filter_all_threads(&filter).is_ok()
+    seccompiler::apply_filter_all_threads(&first).is_ok() && seccompiler::apply_filter_all_threads(&second).is_ok()
 }
 
 /// System calls that computing, memory, threads' waiting, and the private descriptor need.
@@ -117,7 +118,16 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_writev,
 ];
 
-fn filter() -> Result<BpfProgram, seccompiler::Error> {
+/// A filter cannot look into the structure that `clone3` takes. "Not implemented" sends the C library to `clone`, whose
+/// flags can be seen; the main filter's "not permitted" would not.
+fn no_clone3() -> Result<BpfProgram, seccompiler::Error> {
+    let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let rules = BTreeMap::from([(libc::SYS_clone3, vec![])]);
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    Ok(BpfProgram::try_from(SeccompFilter::new(rules, SeccompAction::Allow, missing, arch)?)?)
+}
+
+fn filter(threads: bool) -> Result<BpfProgram, seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|number| (*number, vec![])).collect();
     // Memory may become anything but executable.
     let not_executable = |argument| {
@@ -127,6 +137,14 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
     };
     rules.insert(libc::SYS_mmap, vec![not_executable(2)?]);
     rules.insert(libc::SYS_mprotect, vec![not_executable(2)?]);
+    if threads {
+        let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
+        let only = SeccompCmpOp::MaskedEq(thread);
+        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, only, thread)?;
+        rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![condition])?]);
+    }
+    // Allowed here, so that the other filter's answer stands.
+    rules.insert(libc::SYS_clone3, vec![]);
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, arch)?;

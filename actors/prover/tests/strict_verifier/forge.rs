@@ -39,6 +39,7 @@ use stwo::prover::poly::circle::{CircleEvaluation, PolyOps};
 use stwo::prover::{CommitmentSchemeProver, CommitmentTreeProver, prove_ex};
 use stwo_cairo_adapter::ProverInput;
 use stwo_cairo_adapter::adapter::adapt;
+use stwo_cairo_adapter::builtins::MemorySegmentAddresses;
 use stwo_cairo_prover::utils::cairo_provers;
 use stwo_cairo_prover::witness::cairo::create_cairo_claim_generator;
 use stwo_cairo_prover::witness::preprocessed_trace::gen_trace;
@@ -76,6 +77,8 @@ pub(crate) enum Tamper {
     LongerBootloader,
     /// One word of the bootloader, in code that this run does not reach, is another.
     OtherBootloader,
+    /// A builtin that the program never used has a component all the same, over cells that are not its segment's.
+    StrayBuiltin,
     /// The binding task is left out.
     OneTask,
 }
@@ -97,7 +100,7 @@ pub(crate) fn simple_output_json() -> Vec<u8> {
 /// A program without input that outputs the 100th Fibonacci number (of 1, 1, 2, ...), assembled by hand.
 pub(crate) fn fibonacci_json() -> Vec<u8> {
     let minus_one = "0x800000000000011000000000000000000000000000000000000000000000000";
-    let minus_seven = "0x800000000000010fffffffffffffffffffffffffffffffffffffffffffffffa";
+    let minus_eight = "0x800000000000010fffffffffffffffffffffffffffffffffffffffffffffff9";
     let data = [
         // main: [ap] = 1, [ap] = 1, [ap] = 100, call fibonacci, [[fp - 3]] = [ap - 1], [ap] = [fp - 3] + 1, ret
         "0x480680017fff8000",
@@ -122,7 +125,7 @@ pub(crate) fn fibonacci_json() -> Vec<u8> {
         "0x482680017ffd8000",
         minus_one,
         "0x1104800180018000",
-        minus_seven,
+        minus_eight,
         "0x208b7fff7fff7ffe",
     ];
     let json = serde_json::json!({
@@ -207,7 +210,7 @@ fn bootloader(tamper: Tamper) -> Program {
         Tamper::LongerBootloader => data.push("0x0".into()),
         Tamper::OtherBootloader => {
             let program = Program::from_bytes(&json, Some("main")).unwrap();
-            let name = "starkware.cairo.bootloaders.simple_bootloader.verify_builtins.verify_ecdsa_builtin";
+            let name = "starkware.cairo.common.cairo_keccak.packed_keccak.keccak_round";
             data[program.get_identifier(name).unwrap().pc.unwrap()] = "0x1".into();
         }
         _ => return Program::from_bytes(&json, Some("main")).unwrap(),
@@ -311,12 +314,18 @@ fn tamper_with_sums(
 /// The prover of stwo-cairo, step by step, with something done to it on the way.
 fn prove(tamper: Tamper) -> CairoProof {
     let runner = run(tamper, statement().hash_function);
-    let (input, section) = if tamper == Tamper::OutputBesideSegment {
+    let (mut input, section) = if tamper == Tamper::OutputBesideSegment {
         let (input, section) = output_beside_segment(runner);
         (input, Some(section))
     } else {
         (adapt(&runner).unwrap(), None)
     };
+    if tamper == Tamper::StrayBuiltin {
+        // Sixteen cells of the stack: pointers and return addresses, all below 2^96.
+        let begin_addr = input.state_transitions.initial_state.ap.0 as usize;
+        let stray = MemorySegmentAddresses { begin_addr, stop_ptr: begin_addr + 16 };
+        assert_eq!(input.builtin_segments.range_check96_builtin.replace(stray), None);
+    }
     let config = config(tamper);
     let twiddles = SimdBackend::precompute_twiddles(CanonicCoset::new(TWIDDLES_LOG).circle_domain().half_coset);
     let table = Arc::new(policy::VARIANT.to_preprocessed_trace());

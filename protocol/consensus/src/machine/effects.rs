@@ -192,7 +192,7 @@ impl Inner {
                 Record::Value {
                     round: convert::wire_round(value.round),
                     valid: value.validity.is_valid(),
-                    block: candidate.block.as_ref().clone(),
+                    block: Box::new(candidate.block.as_ref().clone()),
                 }
             }
             CoreInput::PolkaCertificate(certificate) => Record::Polka(polka_votes(&certificate)),
@@ -328,7 +328,7 @@ impl Inner {
         match self.candidates.get(&block) {
             Some(candidate) => {
                 let block = std::sync::Arc::clone(&candidate.block);
-                self.out.push(Output::CheckBlock { height: self.height, round, block });
+                self.out.push(Output::CheckBlock { height: self.height, round, block, certified: true });
             }
             None => self.fatal = Some(Fatal::MissingBlock { height: self.height, block }),
         }
@@ -366,6 +366,7 @@ impl Inner {
 }
 
 /// The core only asks whether, not why.
+#[allow(clippy::result_large_err, reason = "the error's size is the core's")]
 const fn refused(good: bool) -> CertificateResult {
     if good { Ok(()) } else { Err(core::CertificateError::VerificationError(None)) }
 }

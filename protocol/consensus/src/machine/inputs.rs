@@ -259,7 +259,7 @@ impl Machine {
         match self.inner.candidates.get(&id) {
             Some(Candidate { valid: None, block, .. }) => {
                 let block = Arc::clone(block);
-                self.inner.out.push(Output::CheckBlock { height, round, block });
+                self.inner.out.push(Output::CheckBlock { height, round, block, certified: false });
             }
             Some(_) => {}
             None => {

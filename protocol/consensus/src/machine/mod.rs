@@ -22,6 +22,7 @@ use types::ids::{BlockId, GenesisHash, Height, Round, TimeMs};
 use types::keys::PublicKey;
 use types::params::Timeouts;
 use types::validator::ValidatorSet;
+use types::verdict::{ProofVote, SignedProofVote};
 use types::vote::{CertificateError, CommitCertificate, SignedProposal, SignedVote, VoteKind};
 
 use crate::admission::Acceptance;
@@ -169,6 +170,8 @@ pub enum Output {
         round: Round,
         /// The block; its body is bound to its header already.
         block: Arc<Block>,
+        /// More than two thirds committed to it: its time has been judged by others, only its effects are asked for.
+        certified: bool,
     },
     /// Asks for a proposed block's bytes; answered by [`Input::BlockFetched`].
     FetchBlock {
@@ -377,6 +380,23 @@ impl Machine {
     /// The signer's guard.
     pub const fn guard(&self) -> &Guard {
         &self.inner.guard
+    }
+
+    /// Signs a verdict on a claim. The outputs make the signature durable; it may leave when they are executed.
+    ///
+    /// # Errors
+    /// [`Refusal`](crate::guard::Refusal), with nothing to execute.
+    pub fn sign_proof_vote(&mut self, vote: ProofVote) -> Result<(SignedProofVote, Vec<Output>), crate::guard::Refusal> {
+        let (signed, record) = self.inner.guard.sign_proof_vote(vote)?;
+        let outputs = record.map_or(Vec::new(), |record| vec![Output::PersistGuard(record), Output::Flush]);
+        Ok((signed, outputs))
+    }
+
+    /// Lets go of what the guard remembers of votes and proposals below `consensus`, and of verdicts on commits below
+    /// `verdicts`; nothing is ever signed there again. Starting a height lets go of votes below it by itself.
+    pub fn guard_forget(&mut self, consensus: Height, verdicts: Height) {
+        self.inner.guard.forget_below(consensus);
+        self.inner.guard.forget_verdicts_below(verdicts);
     }
 
     /// Votes and proposals known for a current or recent height: the answer to `Request::Votes`.

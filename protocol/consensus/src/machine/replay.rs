@@ -118,7 +118,7 @@ impl Machine {
     fn remember(&mut self, record: &Record) {
         let genesis = self.inner.genesis;
         match record {
-            Record::Value { round, valid, block } => self.add_candidate(block.id(), Arc::new(block.clone()), *round, Some(*valid)),
+            Record::Value { round, valid, block } => self.add_candidate(block.id(), Arc::new(block.as_ref().clone()), *round, Some(*valid)),
             Record::Vote(vote) if vote.verify(&genesis) => {
                 let found = self.inner.watch.vote(vote);
                 self.inner.evidence(found);

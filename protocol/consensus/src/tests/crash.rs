@@ -138,3 +138,31 @@ fn a_synced_certificate_is_replayed_where_it_came() {
     let answer = Input::BlockChecked { height: Height(1), round: Round(5), block: block.id(), valid: true };
     assert_eq!(again.handle(TimeMs(3), answer).unwrap().last(), Some(&Output::Decided(decided)));
 }
+
+#[test]
+fn a_verdict_is_durable_before_it_leaves_and_given_once() {
+    use types::ids::{BlobHash, JobId, StatementDigest};
+    use types::verdict::{Check, Claim, ProofVote, Verdict, VoteSubject};
+    let keys = keys(4);
+    let (mut machine, _) = started(&keys, Some(&keys[0]));
+    let vote = |verdict| ProofVote {
+        subject: VoteSubject {
+            job: JobId::new([1; 32]),
+            task: 0,
+            attempt: 0,
+            height: Height(1),
+            prover: PublicKey::new([2; 32]),
+            statement: StatementDigest::new([3; 32]),
+            claim: Claim::Proof { hash: BlobHash::new([4; 32]), bytes: 5, steps: 6 },
+            verifier: 1,
+        },
+        verdict,
+        validator: keys[0].public(),
+    };
+    let (signed, outputs) = machine.sign_proof_vote(vote(Verdict::Valid)).unwrap();
+    assert_eq!(outputs, vec![Output::PersistGuard(GuardRecord::Verdict(signed.clone())), Output::Flush]);
+    assert_eq!(machine.sign_proof_vote(vote(Verdict::Valid)).unwrap(), (signed, vec![]));
+    assert!(machine.sign_proof_vote(vote(Verdict::Invalid(Check::Stark))).is_err());
+    machine.guard_forget(Height(1), Height(2));
+    assert!(machine.sign_proof_vote(vote(Verdict::Valid)).is_err());
+}

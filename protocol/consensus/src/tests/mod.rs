@@ -271,7 +271,7 @@ impl Net {
                 let block = block(height.0, own, node.chain.last(), node.salt);
                 self.post(1, index, Input::BlockBuilt { height, round, block });
             }
-            Output::CheckBlock { height, round, block } => {
+            Output::CheckBlock { height, round, block, .. } => {
                 let after = 1 + self.dice.roll(10);
                 self.post(after, index, Input::BlockChecked { height, round, block: block.id(), valid: true });
             }

@@ -149,7 +149,8 @@ impl Exec<'_> {
         if !job.status.is_terminal() || job.escrow != Amount::ZERO {
             return Ok(());
         }
-        let mut blobs: Vec<BlobHash> = std::iter::once(job.spec.program.hash).chain(job.spec.args.map(|a| a.hash)).collect();
+        let mut blobs: Vec<BlobHash> =
+            std::iter::once(job.spec.program.hash).chain(job.spec.args.map(|a| a.hash)).collect();
         for index in 0..job.tasks {
             if let Some(TaskState::Certified(commit)) = state::task(&self.st, id, index)?.map(|t| t.state)
                 && let Claim::Proof { hash, .. } = commit.claim

@@ -14,9 +14,17 @@ impl Exec<'_> {
         let (offender, height, offence) = (evidence.offender(), evidence.height(), evidence.offence());
         let key = keys::offence(&offence);
         if state::read::<Offence>(&self.st, &key)?.is_some() {
-            return Err(TxError::new(TxCode::Recorded, "offence", offence, "once per offence", "nothing is left to do").into());
+            return Err(TxError::new(
+                TxCode::Recorded,
+                "offence",
+                offence,
+                "once per offence",
+                "nothing is left to do",
+            )
+            .into());
         }
-        let refuse = |value: String, limit: &str| TxError::new(TxCode::Evidence, "evidence", value, limit, "check the messages");
+        let refuse =
+            |value: String, limit: &str| TxError::new(TxCode::Evidence, "evidence", value, limit, "check the messages");
         if height >= self.ctx.height || height.0 == 0 {
             return Err(refuse(format!("height {height}"), "a decided height").into());
         }
@@ -26,12 +34,17 @@ impl Exec<'_> {
             let limit = format!("at most {window} ms old");
             return Err(TxError::new(TxCode::EvidenceAge, "height", height, limit, "it comes too late").into());
         }
-        let set = state::set_unbounded(&self.st, height)?.ok_or(StateError::Missing { record: "validator set record" })?;
+        let set =
+            state::set_unbounded(&self.st, height)?.ok_or(StateError::Missing { record: "validator set record" })?;
         if set.power_of(&offender).is_none() {
             return Err(refuse(format!("offender {offender}"), "a validator of the height").into());
         }
         if !evidence.verify(&self.ctx.genesis) {
-            return Err(refuse("no conflict".into(), "two conflicting messages in canonical order, signed by the offender").into());
+            return Err(refuse(
+                "no conflict".into(),
+                "two conflicting messages in canonical order, signed by the offender",
+            )
+            .into());
         }
         let mut slashed = types::ids::Amount::ZERO;
         if let Some(mut record) = state::validator(&self.st, &offender)? {

@@ -11,7 +11,9 @@ use types::vote::signed_power;
 use super::{Event, Exec};
 use crate::error::{LedgerError, StateError, TxCode, TxError};
 use crate::money;
-use crate::state::records::{Idempotency, JobError, JobRecord, Snapshot, SnapshotEntry, SnapshotRefs, TaskRecord, TaskState, TimerKind};
+use crate::state::records::{
+    Idempotency, JobError, JobRecord, Snapshot, SnapshotEntry, SnapshotRefs, TaskRecord, TaskState, TimerKind,
+};
 use crate::state::{self, keys};
 
 /// Hash of a specification, for the idempotency key.
@@ -23,8 +25,10 @@ impl Exec<'_> {
     /// More than one third of the power in force signed that they hold the input.
     pub(super) fn availability(&self, tx: &SignedTx, signatures: &[AvailabilitySig]) -> Result<(), LedgerError> {
         let remedy = "collect signatures of more validators of the present set";
-        let refuse = |value: String, limit: String| TxError::new(TxCode::Availability, "availability", value, limit, remedy);
-        let set = state::set_unbounded(&self.st, self.ctx.height)?.ok_or(StateError::Missing { record: "validator set record" })?;
+        let refuse =
+            |value: String, limit: String| TxError::new(TxCode::Availability, "availability", value, limit, remedy);
+        let set = state::set_unbounded(&self.st, self.ctx.height)?
+            .ok_or(StateError::Missing { record: "validator set record" })?;
         let id = tx.id();
         let power = signed_power(&set, signatures, |s| s.validator, |s| s.verify(&id, &self.ctx.genesis))
             .map_err(|e| refuse(e.to_string(), "valid signatures in rising key order".into()))?;
@@ -38,7 +42,14 @@ impl Exec<'_> {
     pub(crate) fn submit(&mut self, tx: &SignedTx) -> Result<(), LedgerError> {
         let (sender, nonce) = (tx.content.sender, tx.content.nonce);
         let Action::SubmitJob(spec) = &tx.content.action else {
-            return Err(TxError::new(TxCode::OutOfBounds, "action", "no submission", "submit job", "send it without availability").into());
+            return Err(TxError::new(
+                TxCode::OutOfBounds,
+                "action",
+                "no submission",
+                "submit job",
+                "send it without availability",
+            )
+            .into());
         };
         spec.check().map_err(TxError::from)?;
         let id = spec.job_id(&self.ctx.genesis, &sender, nonce);
@@ -52,7 +63,9 @@ impl Exec<'_> {
                 Some(known) => {
                     let limit = format!("content of job {}", known.job);
                     let remedy = "use another key for another job";
-                    return Err(TxError::new(TxCode::IdempotencyConflict, "idempotency_key", text, limit, remedy).into());
+                    return Err(
+                        TxError::new(TxCode::IdempotencyConflict, "idempotency_key", text, limit, remedy).into()
+                    );
                 }
                 None => self.st.put(key, &Idempotency { job: id, content }),
             }
@@ -107,7 +120,8 @@ impl Exec<'_> {
 
     fn check_bounds(&self, spec: &JobSpec) -> Result<(), LedgerError> {
         let p = &self.ctx.params;
-        let over = |field, value: u64, limit: u64, remedy| TxError::new(TxCode::OutOfBounds, field, value, limit, remedy);
+        let over =
+            |field, value: u64, limit: u64, remedy| TxError::new(TxCode::OutOfBounds, field, value, limit, remedy);
         if spec.max_steps > p.steps_max {
             return Err(over("max_steps", spec.max_steps, p.steps_max, "declare fewer steps").into());
         }
@@ -116,13 +130,16 @@ impl Exec<'_> {
         }
         let price = money::price(&p.fees, spec.max_steps);
         if price.is_none_or(|price| spec.max_fee < price) {
-            let limit = price.map_or_else(|| "no amount is enough".to_owned(), |p| format!("at least {p}, the price of max_steps"));
+            let limit = price
+                .map_or_else(|| "no amount is enough".to_owned(), |p| format!("at least {p}, the price of max_steps"));
             let remedy = "raise max_fee or lower max_steps; what is not used returns";
             return Err(TxError::new(TxCode::FeeTooLow, "max_fee", spec.max_fee, limit, remedy).into());
         }
         let live = state::counters(&self.st)?.live_jobs;
         if live >= p.live_jobs_max {
-            return Err(TxError::new(TxCode::Full, "live_jobs", live, p.live_jobs_max, "wait until other jobs end").into());
+            return Err(
+                TxError::new(TxCode::Full, "live_jobs", live, p.live_jobs_max, "wait until other jobs end").into()
+            );
         }
         Ok(())
     }
@@ -160,7 +177,15 @@ impl Exec<'_> {
 
     /// A running job, or why it can't be changed.
     pub(super) fn running(&self, id: &JobId) -> Result<JobRecord, LedgerError> {
-        let unknown = || TxError::new(TxCode::UnknownJob, "job", id, "a job of this chain", "check the id; ended jobs are dropped in time");
+        let unknown = || {
+            TxError::new(
+                TxCode::UnknownJob,
+                "job",
+                id,
+                "a job of this chain",
+                "check the id; ended jobs are dropped in time",
+            )
+        };
         let job = state::job(&self.st, id)?.ok_or_else(unknown)?;
         if job.status.is_terminal() {
             let value = format!("{:?}", job.status).to_lowercase();
@@ -172,19 +197,34 @@ impl Exec<'_> {
     pub(super) fn cancel(&mut self, sender: &PublicKey, id: &JobId) -> Result<(), LedgerError> {
         let job = self.running(id)?;
         if job.sender != *sender {
-            return Err(TxError::new(TxCode::NotOwner, "job", job.sender, sender, "only its sender cancels a job").into());
+            return Err(
+                TxError::new(TxCode::NotOwner, "job", job.sender, sender, "only its sender cancels a job").into()
+            );
         }
         for index in 0..job.tasks {
             if matches!(state::task(&self.st, id, index)?.map(|t| t.state), Some(TaskState::Voting(_))) {
                 let remedy = "wait for the verdict";
-                return Err(TxError::new(TxCode::InVoting, "job", format_args!("task {index} in voting"), "no claim in voting", remedy).into());
+                return Err(TxError::new(
+                    TxCode::InVoting,
+                    "job",
+                    format_args!("task {index} in voting"),
+                    "no claim in voting",
+                    remedy,
+                )
+                .into());
             }
         }
         Ok(self.end_job(id, job, JobStatus::Cancelled, None)?)
     }
 
     /// The one place where a job becomes terminal: whatever is still in escrow returns to the sender.
-    pub(super) fn end_job(&mut self, id: &JobId, mut job: JobRecord, status: JobStatus, error: Option<JobError>) -> Result<(), StateError> {
+    pub(super) fn end_job(
+        &mut self,
+        id: &JobId,
+        mut job: JobRecord,
+        status: JobStatus,
+        error: Option<JobError>,
+    ) -> Result<(), StateError> {
         for index in 0..job.tasks {
             let Some(mut task) = state::task(&self.st, id, index)? else { continue };
             let lease = task.lease.take();

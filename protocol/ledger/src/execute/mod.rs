@@ -22,14 +22,14 @@ use types::transaction::{Action, DeclineReason, SignedTx, Transaction};
 use types::validator::ValidatorSet;
 use types::verdict::{Check, VoteSubject};
 
-
 use crate::error::{LedgerError, StateError, TxCode, TxError};
 use crate::limits::{CERTIFY_PER_BLOCK_MAX, EVIDENCE_PER_BLOCK_MAX};
 use crate::state::records::{Account, Head};
 use crate::state::{self, Overlay, keys};
 use crate::tree;
 
-/// What a block did, for logs, subscriptions and the actors that follow decided blocks. Order within a block is execution order.
+/// What a block did, for logs, subscriptions and the actors that follow decided blocks. Order within a block is
+/// execution order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Credits moved between accounts.
@@ -207,7 +207,13 @@ pub(crate) struct Context {
 
 impl Context {
     /// The context of a block at `height` on top of `view`, whose proposer's consensus key is `proposer`.
-    pub(crate) fn new(view: &dyn KvRead, height: Height, time: TimeMs, proposer: &PublicKey, seed: Digest) -> Result<Self, StateError> {
+    pub(crate) fn new(
+        view: &dyn KvRead,
+        height: Height,
+        time: TimeMs,
+        proposer: &PublicKey,
+        seed: Digest,
+    ) -> Result<Self, StateError> {
         // A validator that left the set two heights ago may still propose; its record lives on until its stake returns.
         let fees_to = state::validator(view, proposer)?.map_or(*proposer, |v| v.account);
         Ok(Self { genesis: state::chain(view)?.genesis, height, time, fees_to, seed, params: state::params(view)? })
@@ -249,11 +255,24 @@ impl<'a> Exec<'a> {
     fn transaction(&mut self, tx: &Transaction) -> Result<(), LedgerError> {
         let bytes = tx.to_bytes().len();
         if bytes > TX_BYTES_MAX {
-            return Err(TxError::new(TxCode::TooLarge, "transaction", format_args!("{bytes} bytes"), TX_BYTES_MAX, "shorten it").into());
+            return Err(TxError::new(
+                TxCode::TooLarge,
+                "transaction",
+                format_args!("{bytes} bytes"),
+                TX_BYTES_MAX,
+                "shorten it",
+            )
+            .into());
         }
         let per_block = |field, done: usize, limit: usize| match done < limit {
             true => Ok(()),
-            false => Err(TxError::new(TxCode::Full, field, done, format_args!("{limit} in a block"), "wait for the next block")),
+            false => Err(TxError::new(
+                TxCode::Full,
+                field,
+                done,
+                format_args!("{limit} in a block"),
+                "wait for the next block",
+            )),
         };
         match tx {
             Transaction::Signed(signed) => {
@@ -280,31 +299,63 @@ impl<'a> Exec<'a> {
     /// Chain, signature, expiry and nonce; uses up the nonce.
     pub(crate) fn envelope(&mut self, tx: &SignedTx) -> Result<(), LedgerError> {
         let content = &tx.content;
-        let refuse = |code, field, value: String, limit: String, remedy| Err(TxError::new(code, field, value, limit, remedy).into());
+        let refuse = |code, field, value: String, limit: String, remedy| {
+            Err(TxError::new(code, field, value, limit, remedy).into())
+        };
         if content.genesis != self.ctx.genesis {
             let limit = self.ctx.genesis.to_string();
             return refuse(TxCode::WrongChain, "genesis", content.genesis.to_string(), limit, "sign for this chain");
         }
         let (expires, now) = (content.expires_ms, self.ctx.time);
         if expires <= now {
-            return refuse(TxCode::TxExpired, "expires_ms", expires.to_string(), format!("after {now}"), "sign again with a later expiry");
+            return refuse(
+                TxCode::TxExpired,
+                "expires_ms",
+                expires.to_string(),
+                format!("after {now}"),
+                "sign again with a later expiry",
+            );
         }
         if expires > now.plus(TX_EXPIRY_MS_MAX) {
             let limit = format!("at most {TX_EXPIRY_MS_MAX} ms after {now}");
-            return refuse(TxCode::ExpiryTooFar, "expires_ms", expires.to_string(), limit, "sign again with an earlier expiry");
+            return refuse(
+                TxCode::ExpiryTooFar,
+                "expires_ms",
+                expires.to_string(),
+                limit,
+                "sign again with an earlier expiry",
+            );
         }
         let mut account = state::account(&self.st, &content.sender)?;
         if content.nonce < account.nonce {
             let limit = format!("next is {}", account.nonce);
-            return refuse(TxCode::NonceUsed, "nonce", content.nonce.to_string(), limit, "sign again with the account's next nonce");
+            return refuse(
+                TxCode::NonceUsed,
+                "nonce",
+                content.nonce.to_string(),
+                limit,
+                "sign again with the account's next nonce",
+            );
         }
         if content.nonce > account.nonce {
             let limit = format!("next is {}", account.nonce);
-            return refuse(TxCode::NonceGap, "nonce", content.nonce.to_string(), limit, "send the transactions before it first");
+            return refuse(
+                TxCode::NonceGap,
+                "nonce",
+                content.nonce.to_string(),
+                limit,
+                "send the transactions before it first",
+            );
         }
         if !tx.verify(&self.ctx.genesis) {
             let value = content.sender.to_string();
-            return refuse(TxCode::BadSignature, "signature", value, "the sender's signature".into(), "sign with the sender's key");
+            return refuse(
+                TxCode::BadSignature,
+                "signature",
+                value,
+                "the sender's signature".into(),
+                "sign with the sender's key",
+            );
         }
         account.nonce = account.nonce.saturating_add(1);
         self.st.put(keys::account(&content.sender), &account);
@@ -324,7 +375,8 @@ impl<'a> Exec<'a> {
             Action::Transfer { to, amount } => self.transfer(sender, to, *amount),
             Action::SubmitJob(_) => {
                 let remedy = "collect the validators' signatures that they hold the input";
-                Err(TxError::new(TxCode::Availability, "availability", "none", "more than 1/3 of the power", remedy).into())
+                Err(TxError::new(TxCode::Availability, "availability", "none", "more than 1/3 of the power", remedy)
+                    .into())
             }
             Action::CancelJob { job } => self.cancel(sender, job),
             Action::RegisterProver { weight, steps_max } => self.register_prover(sender, *weight, *steps_max),
@@ -354,7 +406,8 @@ impl<'a> Exec<'a> {
     /// Takes credits from an account.
     pub(crate) fn debit(&mut self, field: &'static str, who: &PublicKey, amount: Amount) -> Result<(), LedgerError> {
         let account = state::account(&self.st, who)?;
-        let balance = account.balance.checked_sub(amount).ok_or_else(|| TxError::balance(field, amount, account.balance))?;
+        let balance =
+            account.balance.checked_sub(amount).ok_or_else(|| TxError::balance(field, amount, account.balance))?;
         self.st.put(keys::account(who), &Account { balance, ..account });
         Ok(())
     }

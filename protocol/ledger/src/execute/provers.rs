@@ -1,7 +1,7 @@
 //! Provers: registration, deposit, leases held, lapses.
 
-use types::keys::PublicKey;
 use types::ids::TimeMs;
+use types::keys::PublicKey;
 
 use super::{Event, Exec};
 use crate::error::{LedgerError, StateError, TxCode, TxError};
@@ -11,7 +11,13 @@ use crate::state::{self, keys};
 
 fn check_offer(weight: u32, steps_max: u64) -> Result<(), TxError> {
     if weight == 0 || weight > PROVER_WEIGHT_MAX {
-        return Err(TxError::new(TxCode::OutOfBounds, "weight", weight, format_args!("1 to {PROVER_WEIGHT_MAX}"), "choose a weight within it"));
+        return Err(TxError::new(
+            TxCode::OutOfBounds,
+            "weight",
+            weight,
+            format_args!("1 to {PROVER_WEIGHT_MAX}"),
+            "choose a weight within it",
+        ));
     }
     if steps_max == 0 {
         return Err(TxError::new(TxCode::OutOfBounds, "steps_max", 0, "at least 1", "offer at least one step"));
@@ -20,7 +26,12 @@ fn check_offer(weight: u32, steps_max: u64) -> Result<(), TxError> {
 }
 
 impl Exec<'_> {
-    pub(super) fn register_prover(&mut self, sender: &PublicKey, weight: u32, steps_max: u64) -> Result<(), LedgerError> {
+    pub(super) fn register_prover(
+        &mut self,
+        sender: &PublicKey,
+        weight: u32,
+        steps_max: u64,
+    ) -> Result<(), LedgerError> {
         check_offer(weight, steps_max)?;
         if let Some(old) = state::prover(&self.st, sender)? {
             let value = if old.exiting { "leaving" } else { "registered" };
@@ -29,7 +40,9 @@ impl Exec<'_> {
         }
         let mut counters = state::counters(&self.st)?;
         if counters.provers >= PROVERS_MAX {
-            return Err(TxError::new(TxCode::Full, "provers", counters.provers, PROVERS_MAX, "wait until one leaves").into());
+            return Err(
+                TxError::new(TxCode::Full, "provers", counters.provers, PROVERS_MAX, "wait until one leaves").into()
+            );
         }
         let deposit = self.ctx.params.assignment.prover_deposit;
         self.debit("deposit", sender, deposit)?;
@@ -51,7 +64,15 @@ impl Exec<'_> {
     }
 
     fn registered_prover(&self, sender: &PublicKey) -> Result<ProverRecord, LedgerError> {
-        let missing = || TxError::new(TxCode::NotRegistered, "sender", sender, "a registered prover that is not leaving", "register first");
+        let missing = || {
+            TxError::new(
+                TxCode::NotRegistered,
+                "sender",
+                sender,
+                "a registered prover that is not leaving",
+                "register first",
+            )
+        };
         Ok(state::prover(&self.st, sender)?.filter(|p| !p.exiting).ok_or_else(missing)?)
     }
 

@@ -10,13 +10,20 @@ use types::verdict::Claim;
 use super::{Event, Exec};
 use crate::assign::{self, Assignment};
 use crate::error::{LedgerError, StateError, TxCode, TxError};
+use crate::limits::DECLINES_MAX;
 use crate::query::subject_of;
 use crate::state::records::{Commit, JobError, JobRecord, Lease, TaskRecord, TaskState, TimerKind};
 use crate::state::{self, keys};
 
 impl Exec<'_> {
     /// Opens the task's attempt now and gives rank 0 its turn.
-    pub(super) fn open_attempt(&mut self, id: &JobId, job: &JobRecord, index: u32, mut task: TaskRecord) -> Result<(), StateError> {
+    pub(super) fn open_attempt(
+        &mut self,
+        id: &JobId,
+        job: &JobRecord,
+        index: u32,
+        mut task: TaskRecord,
+    ) -> Result<(), StateError> {
         task.state = TaskState::Open;
         task.declines.clear();
         task.retry_at = None;
@@ -25,7 +32,13 @@ impl Exec<'_> {
     }
 
     /// Begins the first window now: rank 0 of the order gets the exclusive turn.
-    fn start_windows(&mut self, id: &JobId, job: &JobRecord, index: u32, mut task: TaskRecord) -> Result<(), StateError> {
+    fn start_windows(
+        &mut self,
+        id: &JobId,
+        job: &JobRecord,
+        index: u32,
+        mut task: TaskRecord,
+    ) -> Result<(), StateError> {
         let now = self.ctx.time;
         task.window_start = now;
         let order = assign::order_of(&self.st, id, index, job, &task)?;
@@ -38,12 +51,24 @@ impl Exec<'_> {
             self.st.mark(keys::timer(lease.until, &TimerKind::Lease(*id, index, attempt)));
         }
         let until = task.lease.map_or(now, |l| l.until);
-        self.events.push(Event::TaskAssigned { job: *id, task: index, attempt, prover: task.lease.map(|l| l.prover), until });
+        self.events.push(Event::TaskAssigned {
+            job: *id,
+            task: index,
+            attempt,
+            prover: task.lease.map(|l| l.prover),
+            until,
+        });
         Ok(())
     }
 
     /// After an attempt that decided nothing: the next one, or the job's end.
-    pub(super) fn next_attempt(&mut self, id: &JobId, job: JobRecord, index: u32, mut task: TaskRecord) -> Result<(), StateError> {
+    pub(super) fn next_attempt(
+        &mut self,
+        id: &JobId,
+        job: JobRecord,
+        index: u32,
+        mut task: TaskRecord,
+    ) -> Result<(), StateError> {
         task.attempt = task.attempt.saturating_add(1);
         task.state = TaskState::Open;
         self.st.put(keys::task(id, index), &task);
@@ -57,34 +82,63 @@ impl Exec<'_> {
     }
 
     /// The job, the task and its assignment, if the attempt is the present one and open.
-    fn open_task(&self, id: &JobId, index: u32, attempt: u32) -> Result<(JobRecord, TaskRecord, Assignment), LedgerError> {
+    fn open_task(
+        &self,
+        id: &JobId,
+        index: u32,
+        attempt: u32,
+    ) -> Result<(JobRecord, TaskRecord, Assignment), LedgerError> {
         let job = self.running(id)?;
-        let unknown = || TxError::new(TxCode::UnknownTask, "task", index, format_args!("below {}", job.tasks), "check the index");
+        let unknown =
+            || TxError::new(TxCode::UnknownTask, "task", index, format_args!("below {}", job.tasks), "check the index");
         let task = state::task(&self.st, id, index)?.ok_or_else(unknown)?;
         let refuse = |code, value: &str, remedy| Err(TxError::new(code, "task", value, "an open task", remedy).into());
         match &task.state {
             TaskState::Open => {}
-            TaskState::Unseeded => return refuse(TxCode::NotEligible, "waiting for the next block's seed", "wait for the next block"),
+            TaskState::Unseeded => {
+                return refuse(TxCode::NotEligible, "waiting for the next block's seed", "wait for the next block");
+            }
             TaskState::Voting(_) => return refuse(TxCode::InVoting, "in voting", "wait for the verdict"),
-            TaskState::Certified(_) | TaskState::Closed => return refuse(TxCode::JobEnded, "closed", "nothing is left to do"),
+            TaskState::Certified(_) | TaskState::Closed => {
+                return refuse(TxCode::JobEnded, "closed", "nothing is left to do");
+            }
         }
         if task.attempt != attempt {
-            return Err(TxError::new(TxCode::WrongAttempt, "attempt", attempt, task.attempt, "use the present attempt").into());
+            return Err(TxError::new(
+                TxCode::WrongAttempt,
+                "attempt",
+                attempt,
+                task.attempt,
+                "use the present attempt",
+            )
+            .into());
         }
-        let order = assign::order_of(&self.st, id, index, &job, &task)?.ok_or(StateError::Missing { record: "prover snapshot" })?;
+        let order = assign::order_of(&self.st, id, index, &job, &task)?
+            .ok_or(StateError::Missing { record: "prover snapshot" })?;
         Ok((job, task, order))
     }
 
-    pub(super) fn commit_claim(&mut self, sender: &PublicKey, id: &JobId, index: u32, attempt: u32, claim: &Claim) -> Result<(), LedgerError> {
+    pub(super) fn commit_claim(
+        &mut self,
+        sender: &PublicKey,
+        id: &JobId,
+        index: u32,
+        attempt: u32,
+        claim: &Claim,
+    ) -> Result<(), LedgerError> {
         let (job, mut task, order) = self.open_task(id, index, attempt)?;
         let now = self.ctx.time;
         if job.deadline <= now {
-            return Err(TxError::new(TxCode::JobEnded, "deadline_ms", now, job.deadline, "nothing is left to do").into());
+            return Err(
+                TxError::new(TxCode::JobEnded, "deadline_ms", now, job.deadline, "nothing is left to do").into()
+            );
         }
         if !order.may_prove(sender, now) {
             let limit = match order.starts_at(sender) {
                 Some(from) => format!("from {from} on"),
-                None => "a registered prover that takes the steps and has neither declined nor been rejected".to_owned(),
+                None => {
+                    "a registered prover that takes the steps and has neither declined nor been rejected".to_owned()
+                }
             };
             return Err(TxError::new(TxCode::NotEligible, "sender", sender, limit, "wait for the turn").into());
         }
@@ -105,11 +159,22 @@ impl Exec<'_> {
         Ok(())
     }
 
-    pub(super) fn decline(&mut self, sender: &PublicKey, id: &JobId, index: u32, attempt: u32, reason: DeclineReason) -> Result<(), LedgerError> {
+    pub(super) fn decline(
+        &mut self,
+        sender: &PublicKey,
+        id: &JobId,
+        index: u32,
+        attempt: u32,
+        reason: DeclineReason,
+    ) -> Result<(), LedgerError> {
         let (job, mut task, order) = self.open_task(id, index, attempt)?;
         if order.starts_at(sender).is_none() {
             let limit = "a prover that has a turn in this attempt";
             return Err(TxError::new(TxCode::NotEligible, "sender", sender, limit, "nothing to decline").into());
+        }
+        if task.declines.len() >= DECLINES_MAX {
+            let remedy = "let the turn pass";
+            return Err(TxError::new(TxCode::Full, "declines", task.declines.len(), DECLINES_MAX, remedy).into());
         }
         let now = self.ctx.time;
         task.declines.insert(*sender, reason);
@@ -119,7 +184,8 @@ impl Exec<'_> {
             self.release(sender)?;
         }
         self.events.push(Event::TaskDeclined { job: *id, task: index, attempt, prover: *sender, reason });
-        let left = assign::order_of(&self.st, id, index, &job, &task)?.ok_or(StateError::Missing { record: "prover snapshot" })?;
+        let left = assign::order_of(&self.st, id, index, &job, &task)?
+            .ok_or(StateError::Missing { record: "prover snapshot" })?;
         if left.order.is_empty() && left.latecomers.is_empty() {
             // Nobody is left: pause for a window, then draw again with the attempt counted.
             let at = now.plus(left.window_ms);
@@ -134,14 +200,20 @@ impl Exec<'_> {
 }
 
 fn check_claim(claim: &Claim, job: &JobRecord) -> Result<(), TxError> {
-    let bad = |field, value: u64, limit: String| Err(TxError::new(TxCode::OutOfBounds, field, value, limit, "correct the claim"));
+    let bad = |field, value: u64, limit: String| {
+        Err(TxError::new(TxCode::OutOfBounds, field, value, limit, "correct the claim"))
+    };
     let max_steps = job.spec.max_steps;
     match claim {
         Claim::Proof { bytes, .. } if *bytes == 0 || *bytes > PROOF_BYTES_MAX => {
             bad("claim.bytes", *bytes, format!("1 to {PROOF_BYTES_MAX}"))
         }
-        Claim::Proof { steps, .. } if *steps == 0 || *steps > max_steps => bad("claim.steps", *steps, format!("1 to {max_steps}")),
-        Claim::Failure { steps, .. } if *steps > max_steps => bad("claim.steps", *steps, format!("at most {max_steps}")),
+        Claim::Proof { steps, .. } if *steps == 0 || *steps > max_steps => {
+            bad("claim.steps", *steps, format!("1 to {max_steps}"))
+        }
+        Claim::Failure { steps, .. } if *steps > max_steps => {
+            bad("claim.steps", *steps, format!("at most {max_steps}"))
+        }
         Claim::Proof { .. } | Claim::Failure { .. } => Ok(()),
     }
 }

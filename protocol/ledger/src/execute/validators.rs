@@ -1,5 +1,5 @@
-//! Validators: registration, power, exit, uptime attestations. A change made at height h counts from h + 2 on, so that the header
-//! of h + 1 can name it and every node knows a height's set before the height begins.
+//! Validators: registration, power, exit, uptime attestations. A change made at height h counts from h + 2 on, so that
+//! the header of h + 1 can name it and every node knows a height's set before the height begins.
 
 use std::collections::BTreeMap;
 
@@ -36,16 +36,20 @@ impl Exec<'_> {
         let from = self.ctx.height.next().next();
         let next = state::set_unbounded(&self.st, self.ctx.height.next())?.ok_or(MISSING)?;
         let latest = state::set_unbounded(&self.st, from)?.ok_or(MISSING)?;
-        let refuse = |value: String, limit: String, remedy| TxError::new(TxCode::SetChange, "power", value, limit, remedy);
+        let refuse =
+            |value: String, limit: String, remedy| TxError::new(TxCode::SetChange, "power", value, limit, remedy);
         let mut validators: Vec<_> = latest.validators().iter().filter(|v| v.key != *key).cloned().collect();
         if power > 0 {
             validators.push(Validator { key: *key, power });
         }
-        let set = ValidatorSet::new(validators).map_err(|e| refuse(power.to_string(), e.to_string(), "keep the set within its bounds"))?;
+        let set = ValidatorSet::new(validators)
+            .map_err(|e| refuse(power.to_string(), e.to_string(), "keep the set within its bounds"))?;
         let (moved, total) = (moved_power(&next, &set), next.power_total());
         if u128::from(moved).saturating_mul(3) > u128::from(total) {
             let limit = format!("1/3 of {total} may change in one block");
-            return Err(refuse(format!("{moved} changed"), limit, "change less at once or wait for the next block").into());
+            return Err(
+                refuse(format!("{moved} changed"), limit, "change less at once or wait for the next block").into()
+            );
         }
         let mut counters = state::counters(&self.st)?;
         let last = keys::era(counters.eras.saturating_sub(1));
@@ -74,7 +78,9 @@ impl Exec<'_> {
         let (mut staked, mut powers) = (Amount::ZERO, 0u64);
         for v in latest.validators().iter().filter(|v| v.key != *key) {
             let record = state::validator(&self.st, &v.key)?;
-            staked = staked.checked_add(record.map_or(Amount::ZERO, |r| r.stake)).ok_or(StateError::Credits("sum of stakes".into()))?;
+            staked = staked
+                .checked_add(record.map_or(Amount::ZERO, |r| r.stake))
+                .ok_or(StateError::Credits("sum of stakes".into()))?;
             powers = powers.saturating_add(v.power);
         }
         if staked == Amount::ZERO || !money::product_at_least(stake, powers, staked, power) {
@@ -82,26 +88,49 @@ impl Exec<'_> {
                 Amount::ZERO => "the set has no stake, so it is closed".to_owned(),
                 _ => format!("stake per power at least that of the others, {staked} for {powers}"),
             };
-            return Err(TxError::new(TxCode::Stake, "stake", format_args!("{stake} for power {power}"), limit, "lock more stake or ask for less power").into());
+            return Err(TxError::new(
+                TxCode::Stake,
+                "stake",
+                format_args!("{stake} for power {power}"),
+                limit,
+                "lock more stake or ask for less power",
+            )
+            .into());
         }
         Ok(())
     }
 
-    pub(super) fn register_validator(&mut self, sender: &PublicKey, key: &PublicKey, power: u64, stake: Amount, possession: &Signature) -> Result<(), LedgerError> {
+    pub(super) fn register_validator(
+        &mut self,
+        sender: &PublicKey,
+        key: &PublicKey,
+        power: u64,
+        stake: Amount,
+        possession: &Signature,
+    ) -> Result<(), LedgerError> {
         if state::validator(&self.st, key)?.is_some() {
             let remedy = "update it, or wait until its stake has returned";
             return Err(TxError::new(TxCode::Registered, "key", key, "a key that is not registered", remedy).into());
         }
         let mut counters = state::counters(&self.st)?;
         if counters.validators >= VALIDATOR_RECORDS_MAX {
-            return Err(TxError::new(TxCode::Full, "validators", counters.validators, VALIDATOR_RECORDS_MAX, "wait until one leaves").into());
+            return Err(TxError::new(
+                TxCode::Full,
+                "validators",
+                counters.validators,
+                VALIDATOR_RECORDS_MAX,
+                "wait until one leaves",
+            )
+            .into());
         }
         if power == 0 {
             return Err(TxError::new(TxCode::OutOfBounds, "power", 0, "at least 1", "ask for some power").into());
         }
         if !key.verify(Domain::KeyPossession, &self.ctx.genesis, sender.as_bytes(), possession) {
             let remedy = "sign the sender's key with the consensus key";
-            return Err(TxError::new(TxCode::BadSignature, "possession", key, "the consensus key's signature", remedy).into());
+            return Err(
+                TxError::new(TxCode::BadSignature, "possession", key, "the consensus key's signature", remedy).into()
+            );
         }
         self.check_stake(key, power, stake)?;
         self.debit("stake", sender, stake)?;
@@ -112,15 +141,28 @@ impl Exec<'_> {
     }
 
     fn own_validator(&self, sender: &PublicKey, key: &PublicKey) -> Result<ValidatorRecord, LedgerError> {
-        let missing = || TxError::new(TxCode::NotRegistered, "key", key, "a validator that is not leaving", "register it first");
+        let missing =
+            || TxError::new(TxCode::NotRegistered, "key", key, "a validator that is not leaving", "register it first");
         let record = state::validator(&self.st, key)?.filter(|r| r.unbonds.is_none()).ok_or_else(missing)?;
         if record.account != *sender {
-            return Err(TxError::new(TxCode::NotOwner, "key", record.account, sender, "only its account changes a validator").into());
+            return Err(TxError::new(
+                TxCode::NotOwner,
+                "key",
+                record.account,
+                sender,
+                "only its account changes a validator",
+            )
+            .into());
         }
         Ok(record)
     }
 
-    pub(super) fn update_validator(&mut self, sender: &PublicKey, key: &PublicKey, power: u64) -> Result<(), LedgerError> {
+    pub(super) fn update_validator(
+        &mut self,
+        sender: &PublicKey,
+        key: &PublicKey,
+        power: u64,
+    ) -> Result<(), LedgerError> {
         let record = self.own_validator(sender, key)?;
         if power == 0 {
             return Err(TxError::new(TxCode::OutOfBounds, "power", 0, "at least 1", "exit instead").into());
@@ -141,10 +183,16 @@ impl Exec<'_> {
         self.change_set(key, 0)
     }
 
-    pub(super) fn attest(&mut self, sender: &PublicKey, observer: &PublicKey, reached: &[PublicKey]) -> Result<(), LedgerError> {
+    pub(super) fn attest(
+        &mut self,
+        sender: &PublicKey,
+        observer: &PublicKey,
+        reached: &[PublicKey],
+    ) -> Result<(), LedgerError> {
         self.own_validator(sender, observer)?;
         let set = state::set_unbounded(&self.st, self.ctx.height)?.ok_or(MISSING)?;
-        let bad = |value: String, limit: &str| TxError::new(TxCode::OutOfBounds, "reached", value, limit, "correct the list");
+        let bad =
+            |value: String, limit: &str| TxError::new(TxCode::OutOfBounds, "reached", value, limit, "correct the list");
         if reached.len() > VALIDATORS_MAX || !reached.is_sorted_by(|a, b| a < b) {
             return Err(bad(format!("{} keys", reached.len()), "at most 100 keys in rising order").into());
         }

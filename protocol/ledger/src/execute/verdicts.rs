@@ -18,25 +18,56 @@ impl Exec<'_> {
     pub(super) fn certify(&mut self, certificate: &ProofCertificate, certifier: &PublicKey) -> Result<(), LedgerError> {
         let subject = &certificate.subject;
         let (id, index, attempt) = (subject.job, subject.task, subject.attempt);
-        let recorded = || TxError::new(TxCode::Recorded, "subject", format_args!("{id}/{index}/{attempt}"), "once per claim", "nothing is left to do");
-        let unknown = || TxError::new(TxCode::UnknownJob, "subject.job", id, "a job of this chain", "check the certificate");
+        let recorded = || {
+            TxError::new(
+                TxCode::Recorded,
+                "subject",
+                format_args!("{id}/{index}/{attempt}"),
+                "once per claim",
+                "nothing is left to do",
+            )
+        };
+        let unknown =
+            || TxError::new(TxCode::UnknownJob, "subject.job", id, "a job of this chain", "check the certificate");
         let job = state::job(&self.st, &id)?.ok_or_else(unknown)?;
-        let unknown = || TxError::new(TxCode::UnknownTask, "subject.task", index, format_args!("below {}", job.tasks), "check the certificate");
+        let unknown = || {
+            TxError::new(
+                TxCode::UnknownTask,
+                "subject.task",
+                index,
+                format_args!("below {}", job.tasks),
+                "check the certificate",
+            )
+        };
         let mut task = state::task(&self.st, &id, index)?.ok_or_else(unknown)?;
         let commit = match &task.state {
             TaskState::Certified(_) if task.attempt == attempt => return Err(recorded().into()),
             _ if task.rejections.iter().any(|r| r.attempt == attempt) => return Err(recorded().into()),
             TaskState::Voting(commit) if task.attempt == attempt => commit.clone(),
-            TaskState::Unseeded | TaskState::Open | TaskState::Voting(_) | TaskState::Certified(_) | TaskState::Closed => {
+            TaskState::Unseeded
+            | TaskState::Open
+            | TaskState::Voting(_)
+            | TaskState::Certified(_)
+            | TaskState::Closed => {
                 let value = format!("attempt {attempt}");
-                return Err(TxError::new(TxCode::NotInVoting, "subject", value, "the claim in voting", "the time for verdicts is over").into());
+                return Err(TxError::new(
+                    TxCode::NotInVoting,
+                    "subject",
+                    value,
+                    "the claim in voting",
+                    "the time for verdicts is over",
+                )
+                .into());
             }
         };
-        let refuse = |value: String, limit: &str| TxError::new(TxCode::Certificate, "certificate", value, limit, "collect the verdicts again");
+        let refuse = |value: String, limit: &str| {
+            TxError::new(TxCode::Certificate, "certificate", value, limit, "collect the verdicts again")
+        };
         if *subject != subject_of(self.ctx.genesis, &id, &job, index, attempt, &commit) {
             return Err(refuse("other subject".into(), "the claim in voting, field by field").into());
         }
-        let set = state::set_unbounded(&self.st, commit.height)?.ok_or(StateError::Missing { record: "validator set record" })?;
+        let set = state::set_unbounded(&self.st, commit.height)?
+            .ok_or(StateError::Missing { record: "validator set record" })?;
         let outcome = certificate.outcome(&self.ctx.genesis, &set);
         match outcome.map_err(|e| refuse(e.to_string(), "valid verdicts in rising key order"))? {
             None => Err(refuse("undecided".into(), "more than 2/3 valid or more than 1/3 invalid").into()),
@@ -51,7 +82,8 @@ impl Exec<'_> {
                 Ok(self.complete(&id, job, price, &claim)?)
             }
             Some(Outcome::Rejected) => {
-                let check = certificate.failed_check(&set).ok_or_else(|| refuse("no failed check".into(), "a named check"))?;
+                let check =
+                    certificate.failed_check(&set).ok_or_else(|| refuse("no failed check".into(), "a named check"))?;
                 Ok(self.reject(&id, job, index, task, &commit, Rejection { attempt, prover: commit.prover, check })?)
             }
         }
@@ -102,7 +134,15 @@ impl Exec<'_> {
         }
     }
 
-    fn reject(&mut self, id: &JobId, job: JobRecord, index: u32, mut task: TaskRecord, commit: &Commit, rejection: Rejection) -> Result<(), StateError> {
+    fn reject(
+        &mut self,
+        id: &JobId,
+        job: JobRecord,
+        index: u32,
+        mut task: TaskRecord,
+        commit: &Commit,
+        rejection: Rejection,
+    ) -> Result<(), StateError> {
         task.rejections.push(rejection);
         let Rejection { attempt, prover, check } = rejection;
         self.events.push(Event::ClaimRejected { job: *id, task: index, attempt, prover, check });

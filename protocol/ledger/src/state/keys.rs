@@ -1,5 +1,5 @@
-//! Keys of the records in `Space::State`. One byte names the kind of record; numbers are big-endian so that scans run in order,
-//! and complemented where the newest comes first.
+//! Keys of the records in `Space::State`. One byte names the kind of record; numbers are big-endian so that scans run
+//! in order, and complemented where the newest comes first.
 
 use types::ids::{Digest, Height, JobId, TimeMs};
 use types::keys::PublicKey;

@@ -12,7 +12,10 @@ use types::params::Params;
 use types::validator::ValidatorSet;
 
 pub use overlay::Overlay;
-use records::{Account, Chain, Counters, Era, GroupTime, Head, JobRecord, ParamsRecord, ProverRecord, Snapshot, Supply, TaskRecord, ValidatorRecord};
+use records::{
+    Account, Chain, Counters, Era, GroupTime, Head, JobRecord, ParamsRecord, ProverRecord, Snapshot, Supply,
+    TaskRecord, ValidatorRecord,
+};
 
 use crate::error::StateError;
 use crate::limits::{PROVERS_MAX, TIME_GROUP};
@@ -113,7 +116,10 @@ pub fn prover(view: &dyn KvRead, account: &PublicKey) -> Result<Option<ProverRec
 /// [`StateError`].
 pub fn provers(view: &dyn KvRead) -> Result<Vec<(PublicKey, ProverRecord)>, StateError> {
     let rows = view.scan(Space::State, &keys::provers(), None, PROVERS_MAX as usize)?;
-    rows.iter().filter_map(|(key, value)| Some((PublicKey::new(keys::trailing_id(key)?), value))).map(|(k, v)| Ok((k, decode(v)?))).collect()
+    rows.iter()
+        .filter_map(|(key, value)| Some((PublicKey::new(keys::trailing_id(key)?), value)))
+        .map(|(k, v)| Ok((k, decode(v)?)))
+        .collect()
 }
 
 /// The provers that a job was given.
@@ -132,7 +138,8 @@ pub fn validator(view: &dyn KvRead, consensus: &PublicKey) -> Result<Option<Vali
     read(view, &keys::validator(consensus))
 }
 
-/// The validator set in force at `height`; sets are fixed up to two heights past the head. `None` for height 0 and later ones.
+/// The validator set in force at `height`; sets are fixed up to two heights past the head. `None` for height 0 and
+/// later ones.
 ///
 /// # Errors
 /// [`StateError`].
@@ -161,7 +168,8 @@ pub(crate) fn set_unbounded(view: &dyn KvRead, height: Height) -> Result<Option<
     Ok(found.map(|era| era.set))
 }
 
-/// A time that is not after the time of `height`'s block and at most [`TIME_GROUP`] blocks before it; `None` once forgotten.
+/// A time that is not after the time of `height`'s block and at most [`TIME_GROUP`] blocks before it; `None` once
+/// forgotten.
 ///
 /// # Errors
 /// [`StateError`].

@@ -1,4 +1,5 @@
-//! Writes on top of a view, readable like a view: how a block, and a transaction within a block, is tried and taken back.
+//! Writes on top of a view, readable like a view: how a block, and a transaction within a block, is tried and taken
+//! back.
 
 use std::collections::BTreeMap;
 
@@ -67,7 +68,8 @@ impl KvRead for Overlay<'_> {
 
     fn scan(&self, space: Space, prefix: &[u8], start: Option<&[u8]>, limit: usize) -> Result<Vec<KvPair>, KvError> {
         let from = start.filter(|s| *s > prefix).unwrap_or(prefix).to_vec();
-        let rows = self.writes.range((space, from)..).take_while(|((s, key), _)| *s == space && key.starts_with(prefix));
+        let rows =
+            self.writes.range((space, from)..).take_while(|((s, key), _)| *s == space && key.starts_with(prefix));
         let mine: Vec<_> = rows.collect();
         // Each write can hide at most one record of the base, so this many rows always fill the page.
         let base = self.base.scan(space, prefix, start, limit.saturating_add(mine.len()))?;
@@ -100,7 +102,8 @@ mod tests {
     proptest! {
         #[test]
         fn reads_and_scans_equal_those_of_the_applied_state(
-            base in writes(), first in writes(), second in writes(), prefix in 0u8..4, start in 0u8..8, limit in 0usize..9,
+            base in writes(), first in writes(), second in writes(),
+            prefix in 0u8..4, start in 0u8..8, limit in 0usize..9,
         ) {
             let mut flat = MemoryKv::default();
             flat.apply(&space_of(&base));
@@ -123,7 +126,8 @@ mod tests {
             let mut again = bottom.clone();
             again.apply(&space_of(&first));
             again.apply(&changes);
-            prop_assert_eq!(again.scan(Space::State, &[], None, 99).unwrap(), flat.scan(Space::State, &[], None, 99).unwrap());
+            let all = |kv: &MemoryKv| kv.scan(Space::State, &[], None, 99).unwrap();
+            prop_assert_eq!(all(&again), all(&flat));
         }
     }
 }

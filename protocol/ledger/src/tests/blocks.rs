@@ -11,6 +11,8 @@ use crate::precheck::{check_after, check_submission, check_transaction};
 use crate::testkit::*;
 use crate::{LedgerError, TxCode, state, tree};
 
+type Change = Box<dyn Fn(&mut Header)>;
+
 fn fault(c: &Chain, block: &Block) -> BlockFault {
     match c.check(block) {
         CheckOutcome::Invalid(fault) => fault,
@@ -27,7 +29,7 @@ fn every_header_field_is_checked() {
     c.now = c.now.plus(500);
     let good = c.build(&[transfer]).block;
     let d = Digest::new([0xee; 32]);
-    let change: Vec<(&str, Box<dyn Fn(&mut Header)>)> = vec![
+    let changes: Vec<(&str, Change)> = vec![
         ("version", Box::new(|h| h.version = 2)),
         ("genesis", Box::new(|h| h.genesis = GenesisHash::new([1; 32]))),
         ("time_ms", Box::new(|h| h.time_ms = TimeMs(START_MS + 500))),
@@ -42,14 +44,17 @@ fn every_header_field_is_checked() {
         ("params", Box::new(move |h| h.params = d)),
         ("seed", Box::new(move |h| h.seed = d)),
     ];
-    for (name, change) in change {
+    for (name, change) in changes {
         let mut block = good.clone();
         change(&mut block.header);
         assert!(matches!(fault(&c, &block), BlockFault::Header { field, .. } if field == name), "{name}");
     }
     let mut early = good.clone();
     early.header.height = Height(3);
-    assert!(matches!(c.check(&early), CheckOutcome::Withhold(Withheld::Height { found: Height(3), expected: Height(2) })));
+    assert!(matches!(
+        c.check(&early),
+        CheckOutcome::Withhold(Withheld::Height { found: Height(3), expected: Height(2) })
+    ));
     let mut ahead = good.clone();
     ahead.header.time_ms = c.now.plus(10_001);
     assert!(matches!(c.check(&ahead), CheckOutcome::Withhold(Withheld::Clock { .. })));
@@ -93,7 +98,11 @@ fn the_parents_certificate_is_checked() {
 fn a_refused_transaction_makes_the_block_invalid_and_the_builder_drops_it() {
     let mut c = Chain::new();
     let pay = |c: &Chain, nonce, amount| {
-        Transaction::Signed(c.sign_with(&user(1), nonce, Action::Transfer { to: user(2).public(), amount: Amount(amount) }))
+        Transaction::Signed(c.sign_with(
+            &user(1),
+            nonce,
+            Action::Transfer { to: user(2).public(), amount: Amount(amount) },
+        ))
     };
     let candidates = [pay(&c, 0, 10), pay(&c, 2, 10), pay(&c, 1, 1_000_000), pay(&c, 1, 20), pay(&c, 2, 30)];
     let built = c.build(&candidates);
@@ -169,12 +178,24 @@ fn replay_from_genesis_gives_the_same_roots() {
 fn the_precheck_names_code_field_value_and_limit() {
     let c = Chain::new();
     let now = c.now.plus(1);
-    let pay = |nonce, amount| Transaction::Signed(c.sign_with(&user(1), nonce, Action::Transfer { to: user(2).public(), amount: Amount(amount) }));
+    let pay = |nonce, amount| {
+        Transaction::Signed(c.sign_with(
+            &user(1),
+            nonce,
+            Action::Transfer { to: user(2).public(), amount: Amount(amount) },
+        ))
+    };
     assert_eq!(check_transaction(&c.kv, &pay(0, 5), now), Ok(()));
     let Err(LedgerError::Refused(error)) = check_transaction(&c.kv, &pay(0, 500_000), now) else { panic!() };
-    assert_eq!((error.code().name(), error.field(), error.value(), error.limit()), ("insufficient_balance", "amount", "500000", "balance 99999"));
+    assert_eq!(
+        (error.code().name(), error.field(), error.value(), error.limit()),
+        ("insufficient_balance", "amount", "500000", "balance 99999")
+    );
     let text = error.to_string();
-    assert!(text.contains("amount") && text.contains("500000") && text.contains("99999") && text.contains(error.remedy()), "{text}");
+    assert!(
+        text.contains("amount") && text.contains("500000") && text.contains("99999") && text.contains(error.remedy()),
+        "{text}"
+    );
     let code = |r: Result<(), LedgerError>| match r {
         Err(LedgerError::Refused(e)) => e.code(),
         other => panic!("{other:?}"),

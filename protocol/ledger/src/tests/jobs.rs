@@ -7,7 +7,7 @@ use types::verdict::{Check, Claim, FailureReason, Verdict};
 
 use crate::execute::Event;
 use crate::explain::{self, Standing, Waiting};
-use crate::state::records::JobError;
+use crate::state::records::{JobError, Rejection};
 use crate::testkit::*;
 use crate::{TxCode, has_work, query, state};
 
@@ -46,12 +46,18 @@ fn a_job_is_proved_certified_and_paid_once() {
     let before: Vec<_> = (1..=4).map(|n| c.balance(&owner(n))).collect();
     let (prover_before, bob_before) = (c.balance(&order[0]), c.balance(&bob));
     let good = c.verdicts(&subject, &VALID, &bob);
-    let events = c.block(&[good.clone()]);
+    let events = c.block(std::slice::from_ref(&good));
     // 1,000 base + 51 started thousands; 18 % by power, 2 % to the certifier, the rest to the prover.
     let price = 1_051;
     let (validators, certifier) = (price * 180 / 1_000, price * 20 / 1_000);
     let each = validators / 3;
-    assert!(events.contains(&Event::ClaimCertified { job, task: 0, attempt: 0, prover: order[0].public(), price: Amount(price) }));
+    assert!(events.contains(&Event::ClaimCertified {
+        job,
+        task: 0,
+        attempt: 0,
+        prover: order[0].public(),
+        price: Amount(price)
+    }));
     assert!(events.contains(&Event::JobEnded { job, status: JobStatus::Completed }));
     for n in 1..=4u8 {
         let gain = if n < 4 { each } else { 0 };
@@ -87,7 +93,7 @@ fn a_rejected_prover_is_out_and_the_next_attempt_begins() {
     let subject = c.subject(&job);
     let bad = Verdict::Invalid(Check::Claims);
     let votes = c.verdicts(&subject, &[(1, bad), (2, bad), (3, Verdict::Valid), (4, Verdict::Abstain)], &user(2));
-    let events = c.block(&[votes.clone()]);
+    let events = c.block(std::slice::from_ref(&votes));
     let rejected = Event::ClaimRejected { job, task: 0, attempt: 0, prover: order[0].public(), check: Check::Claims };
     assert!(events.contains(&rejected));
     assert_eq!(c.refused(&votes), TxCode::Recorded);
@@ -299,6 +305,29 @@ fn a_decline_passes_the_turn_at_once_and_all_declines_pause_for_a_window() {
     let (executed, _) = c.advance(22_000, &[]);
     assert_eq!(executed.events[0], Event::AttemptVoided { job, task: 0, attempt: 0 });
     assert_eq!(c.order(&job).len(), 3);
+}
+
+#[test]
+fn declines_are_bounded_so_that_a_record_always_decodes() {
+    let mut c = Chain::new();
+    let (job, order) = c.running_job(&user(1));
+    let mut task = state::task(&c.kv, &job, 0).unwrap().unwrap();
+    for n in 0..1_024u32 {
+        let mut id = [0xaa; 32];
+        id[..4].copy_from_slice(&n.to_le_bytes());
+        task.declines.insert(types::keys::PublicKey::new(id), DeclineReason::Busy);
+    }
+    let rejection = Rejection { attempt: 0, prover: user(3).public(), check: Check::Stark };
+    task.rejections = vec![rejection; 1_000];
+    let writes = {
+        let mut overlay = state::Overlay::new(&c.kv);
+        overlay.put(state::keys::task(&job, 0), &task);
+        overlay.into_writes()
+    };
+    c.kv.apply(&writes);
+    assert_eq!(state::task(&c.kv, &job, 0).unwrap().unwrap(), task);
+    let more = c.tx(&order[0], Action::Decline { job, task: 0, attempt: 0, reason: DeclineReason::Busy });
+    assert_eq!(c.refused(&more), TxCode::Full);
 }
 
 #[test]
