@@ -24,8 +24,9 @@ fn main() {
     let out = std::env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_else(|| stop("cargo did not set OUT_DIR"));
     for (name, digest) in ASSETS {
         let path = Path::new("assets").join(name);
-        let bytes = std::fs::read(&path)
-            .unwrap_or_else(|error| stop(&format!("actors/prover/{}: {error}: run scripts/setup.sh once, then build again", path.display())));
+        let bytes = std::fs::read(&path).unwrap_or_else(|error| {
+            stop(&format!("actors/prover/{}: {error}: run scripts/setup.sh once, then build again", path.display()))
+        });
         let found = blake3::hash(&bytes).to_hex();
         if found.as_str() != digest {
             stop(&format!(
@@ -33,7 +34,8 @@ fn main() {
                 path.display()
             ));
         }
-        let packed = zstd::encode_all(bytes.as_slice(), ZSTD_LEVEL).unwrap_or_else(|error| stop(&format!("zstd: {error}")));
+        let packed =
+            zstd::encode_all(bytes.as_slice(), ZSTD_LEVEL).unwrap_or_else(|error| stop(&format!("zstd: {error}")));
         let target = out.join(format!("{name}.zst"));
         if let Err(error) = std::fs::write(&target, packed) {
             stop(&format!("{}: {error}", target.display()));

@@ -35,7 +35,7 @@ fn every_committed_block_survives_a_kill_at_once() {
 }
 
 #[test]
-fn a_log_torn_at_any_byte_gives_a_whole_earlier_block() {
+fn a_log_torn_anywhere_gives_a_whole_earlier_block() {
     let dir = tempfile::tempdir().unwrap();
     let store = RocksStore::open(dir.path()).unwrap();
     Chain::new().fill(&store, 3);

@@ -36,8 +36,10 @@ fn submit(cluster: &Cluster, index: usize, n: u32) -> Result<String> {
     let args = format!(r#"{{"first": 1, "second": 1, "n": {n}}}"#);
     let prefix = format!("1,1,{n}");
     let fibonacci = program("fibonacci/fibonacci.json");
-    let answer =
-        cluster.ask(index, &["job", "submit", &fibonacci, "--args", &args, "--expect-output-prefix", &prefix, "--key", &key])?;
+    let answer = cluster.ask(
+        index,
+        &["job", "submit", &fibonacci, "--args", &args, "--expect-output-prefix", &prefix, "--key", &key],
+    )?;
     ensure!(answer["status"] == "decided", "not acknowledged: {answer}");
     Ok(answer["job_id"].as_str().context("job_id")?.to_owned())
 }

@@ -12,9 +12,9 @@ use ractor::ActorRef;
 
 /// A message with its credit.
 #[derive(Debug)]
-pub struct Letter<M> {
+pub(crate) struct Letter<M> {
     /// The message.
-    pub message: M,
+    pub(crate) message: M,
     _credit: Option<Credit>,
 }
 
@@ -30,7 +30,7 @@ impl Drop for Credit {
 /// What became of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub enum Sent {
+pub(crate) enum Sent {
     /// In the mailbox.
     Accepted,
     /// Refused: the bound is reached.
@@ -50,7 +50,7 @@ struct Inner<M: Send + 'static> {
 
 /// Address of an actor.
 #[derive(Debug)]
-pub struct Mailbox<M: Send + 'static> {
+pub(crate) struct Mailbox<M: Send + 'static> {
     inner: Arc<Inner<M>>,
 }
 
@@ -62,7 +62,7 @@ impl<M: Send + 'static> Clone for Mailbox<M> {
 
 impl<M: Send + 'static> Mailbox<M> {
     /// An address without an actor yet; at most `bound` messages from outside wait in it.
-    pub fn new(name: &'static str, bound: usize) -> Self {
+    pub(crate) fn new(name: &'static str, bound: usize) -> Self {
         Self {
             inner: Arc::new(Inner {
                 name,
@@ -75,27 +75,28 @@ impl<M: Send + 'static> Mailbox<M> {
     }
 
     /// Name of the actor, for logs and metrics.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.inner.name
     }
 
     /// Messages from outside that wait now.
-    pub fn waiting(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
         self.inner.waiting.load(Ordering::Acquire)
     }
 
     /// Messages refused since start.
-    pub fn refused(&self) -> u64 {
+    pub(crate) fn refused(&self) -> u64 {
         self.inner.refused.load(Ordering::Relaxed)
     }
 
     /// Points the address at a running actor; called by the actor itself when it starts.
-    pub fn attach(&self, actor: ActorRef<Letter<M>>) {
+    pub(crate) fn attach(&self, actor: ActorRef<Letter<M>>) {
         *self.inner.actor.write().unwrap_or_else(PoisonError::into_inner) = Some(actor);
     }
 
     /// Sends from outside, within the bound.
-    pub fn send(&self, message: M) -> Sent {
+    pub(crate) fn send(&self, message: M) -> Sent {
         let before = self.inner.waiting.fetch_add(1, Ordering::AcqRel);
         let credit = Credit(Arc::clone(&self.inner.waiting));
         if before >= self.inner.bound {
@@ -106,7 +107,7 @@ impl<M: Send + 'static> Mailbox<M> {
     }
 
     /// Sends what the actor owes itself, or what another actor of this node sends at most once per event it has in hand.
-    pub fn send_owed(&self, message: M) -> Sent {
+    pub(crate) fn send_owed(&self, message: M) -> Sent {
         self.post(Letter { message, _credit: None })
     }
 
@@ -133,12 +134,21 @@ mod tests {
         type State = (Arc<Semaphore>, mpsc::Sender<u32>);
         type Arguments = (Mailbox<u32>, Arc<Semaphore>, mpsc::Sender<u32>);
 
-        async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: Self::Arguments) -> Result<Self::State, ActorProcessingErr> {
+        async fn pre_start(
+            &self,
+            myself: ActorRef<Self::Msg>,
+            args: Self::Arguments,
+        ) -> Result<Self::State, ActorProcessingErr> {
             args.0.attach(myself);
             Ok((args.1, args.2))
         }
 
-        async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        async fn handle(
+            &self,
+            _: ActorRef<Self::Msg>,
+            letter: Self::Msg,
+            state: &mut Self::State,
+        ) -> Result<(), ActorProcessingErr> {
             state.0.acquire().await?.forget();
             state.1.send(letter.message).await?;
             Ok(())

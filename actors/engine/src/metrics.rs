@@ -1,39 +1,41 @@
 //! The engine's numbers, under the names that operators' dashboards use. Labels are bounded: no job or validator ids.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// All metrics of one engine.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     /// Height of the last applied block.
-    pub height: IntGauge,
+    pub(crate) height: IntGauge,
     /// Round of the running height.
-    pub round: IntGauge,
+    pub(crate) round: IntGauge,
     /// Highest height a peer claims.
-    pub sync_target: IntGauge,
+    pub(crate) sync_target: IntGauge,
     /// Transactions applied.
-    pub transactions: IntCounter,
+    pub(crate) transactions: IntCounter,
     /// Transactions waiting.
-    pub mempool: IntGauge,
+    pub(crate) mempool: IntGauge,
     /// From block to block.
-    pub block_seconds: Histogram,
+    pub(crate) block_seconds: Histogram,
     /// Applying a decided block: execution (if new), batch, view.
-    pub commit_seconds: Histogram,
+    pub(crate) commit_seconds: Histogram,
     /// One flush of consensus log and guard.
-    pub flush_seconds: Histogram,
+    pub(crate) flush_seconds: Histogram,
     /// Own verdicts by answer.
-    pub votes: IntCounterVec,
+    pub(crate) votes: IntCounterVec,
     /// Checking one claim, fetching included.
-    pub verify_seconds: Histogram,
+    pub(crate) verify_seconds: Histogram,
     /// Own proofs, from turn to checked proof.
-    pub prove_seconds: Histogram,
+    pub(crate) prove_seconds: Histogram,
     /// Jobs that are not terminal.
-    pub jobs_pending: IntGauge,
+    pub(crate) jobs_pending: IntGauge,
+    /// Messages refused because a mailbox was full, by actor.
+    pub(crate) refused: IntGaugeVec,
     /// Seconds since the start.
-    pub uptime: IntGauge,
+    pub(crate) uptime: IntGauge,
 }
 
 impl Metrics {
@@ -41,7 +43,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When two metrics share a name: a mistake in this file.
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
             let metric = IntGauge::new(name, help)?;
@@ -57,7 +59,16 @@ impl Metrics {
         let long = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
         let transactions = IntCounter::new("proofmesh_transactions_applied_total", "Transactions in applied blocks.")?;
         registry.register(Box::new(transactions.clone()))?;
-        let votes = IntCounterVec::new(Opts::new("consensus_votes_total", "Own verdicts on claims, by answer."), &["verdict"])?;
+        let refused = IntGaugeVec::new(
+            Opts::new(
+                "proofmesh_mailbox_refused",
+                "Messages refused since the start because a mailbox was full, by actor.",
+            ),
+            &["actor"],
+        )?;
+        registry.register(Box::new(refused.clone()))?;
+        let votes =
+            IntCounterVec::new(Opts::new("consensus_votes_total", "Own verdicts on claims, by answer."), &["verdict"])?;
         registry.register(Box::new(votes.clone()))?;
         Ok(Self {
             height: gauge("block_height", "Height of the last applied block.")?,
@@ -66,13 +77,30 @@ impl Metrics {
             mempool: gauge("proofmesh_mempool_transactions", "Transactions that wait for a block.")?,
             jobs_pending: gauge("jobs_in_queue", "Jobs that are not terminal.")?,
             uptime: gauge("service_uptime_seconds", "Seconds since the engine started.")?,
-            block_seconds: histogram("consensus_finalization_duration_seconds", "From applied block to applied block.", &long)?,
+            block_seconds: histogram(
+                "consensus_finalization_duration_seconds",
+                "From applied block to applied block.",
+                &long,
+            )?,
             commit_seconds: histogram("block_processing_duration_seconds", "Applying a decided block.", &short)?,
-            flush_seconds: histogram("consensus_persistence_duration_seconds", "One flush of consensus log and guard.", &short)?,
-            verify_seconds: histogram("consensus_vote_duration_seconds", "Checking a claim, fetching its bytes included.", &long)?,
-            prove_seconds: histogram("job_execution_duration_seconds", "Own proofs, from turn to checked proof.", &long)?,
+            flush_seconds: histogram(
+                "consensus_persistence_duration_seconds",
+                "One flush of consensus log and guard.",
+                &short,
+            )?,
+            verify_seconds: histogram(
+                "consensus_vote_duration_seconds",
+                "Checking a claim, fetching its bytes included.",
+                &long,
+            )?,
+            prove_seconds: histogram(
+                "job_execution_duration_seconds",
+                "Own proofs, from turn to checked proof.",
+                &long,
+            )?,
             transactions,
             votes,
+            refused,
             registry,
         })
     }
@@ -81,7 +109,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When encoding fails.
-    pub fn text(&self) -> Result<String, prometheus::Error> {
+    pub(crate) fn text(&self) -> Result<String, prometheus::Error> {
         let mut out = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
         String::from_utf8(out).map_err(|e| prometheus::Error::Msg(e.to_string()))

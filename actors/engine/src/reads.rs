@@ -2,7 +2,7 @@
 
 use ledger::query;
 use ledger::state::records::JobError;
-pub use ledger::state::records::{JobRecord, TaskRecord, TaskState};
+pub(crate) use ledger::state::records::{JobRecord, TaskRecord, TaskState};
 use ledger::{Event, Executed, StateError};
 use storage::blobs::BlobStatus;
 use storage::{StorageError, StoreRead};
@@ -17,7 +17,7 @@ use crate::wiring::{ChainView, Wiring};
 
 /// Why a read failed.
 #[derive(Debug, Error)]
-pub enum ReadError {
+pub(crate) enum ReadError {
     /// The ledger's records.
     #[error(transparent)]
     State(#[from] StateError),
@@ -28,7 +28,7 @@ pub enum ReadError {
 
 /// Why there is no receipt.
 #[derive(Debug, Error)]
-pub enum NoReceipt {
+pub(crate) enum NoReceipt {
     /// No such job in the ledger.
     #[error("job {0} is not in the ledger")]
     UnknownJob(JobId),
@@ -50,7 +50,7 @@ pub enum NoReceipt {
 ///
 /// # Errors
 /// [`StateError`].
-pub fn live_jobs(view: &ChainView) -> Result<Vec<JobId>, StateError> {
+pub(crate) fn live_jobs(view: &ChainView) -> Result<Vec<JobId>, StateError> {
     query::live_jobs(&view.state)
 }
 
@@ -58,7 +58,7 @@ pub fn live_jobs(view: &ChainView) -> Result<Vec<JobId>, StateError> {
 ///
 /// # Errors
 /// [`StateError`].
-pub fn job(view: &ChainView, job: &JobId) -> Result<Option<JobRecord>, StateError> {
+pub(crate) fn job(view: &ChainView, job: &JobId) -> Result<Option<JobRecord>, StateError> {
     ledger::state::job(&view.state, job)
 }
 
@@ -66,7 +66,7 @@ pub fn job(view: &ChainView, job: &JobId) -> Result<Option<JobRecord>, StateErro
 ///
 /// # Errors
 /// [`StateError`].
-pub fn task(view: &ChainView, job: &JobId) -> Result<Option<TaskRecord>, StateError> {
+pub(crate) fn task(view: &ChainView, job: &JobId) -> Result<Option<TaskRecord>, StateError> {
     ledger::state::task(&view.state, job, 0)
 }
 
@@ -74,7 +74,7 @@ pub fn task(view: &ChainView, job: &JobId) -> Result<Option<TaskRecord>, StateEr
 ///
 /// # Errors
 /// [`StateError`].
-pub fn voting_subjects(view: &ChainView) -> Result<Vec<VoteSubject>, StateError> {
+pub(crate) fn voting_subjects(view: &ChainView) -> Result<Vec<VoteSubject>, StateError> {
     query::in_voting(&view.state)
 }
 
@@ -82,18 +82,18 @@ pub fn voting_subjects(view: &ChainView) -> Result<Vec<VoteSubject>, StateError>
 ///
 /// # Errors
 /// [`StateError`].
-pub fn open_subject(view: &ChainView, subject: &VoteSubject) -> Result<bool, StateError> {
+pub(crate) fn open_subject(view: &ChainView, subject: &VoteSubject) -> Result<bool, StateError> {
     let in_voting = matches!(ledger::state::task(&view.state, &subject.job, subject.task)?, Some(t) if matches!(t.state, TaskState::Voting(_)));
     Ok(in_voting && query::vote_subject(&view.state, &subject.job, subject.task)?.as_ref() == Some(subject))
 }
 
 /// What a job's proof must say.
-pub fn statement(wiring: &Wiring, job: &JobId, record: &JobRecord) -> Statement {
+pub(crate) fn statement(wiring: &Wiring, job: &JobId, record: &JobRecord) -> Statement {
     Statement::of_job(wiring.genesis_hash, *job, 0, &record.spec)
 }
 
 /// Jobs that a block changed, each once.
-pub fn changed_jobs(executed: &Executed) -> Vec<JobId> {
+pub(crate) fn changed_jobs(executed: &Executed) -> Vec<JobId> {
     let mut jobs: Vec<JobId> = executed.events.iter().filter_map(job_of).collect();
     jobs.sort_unstable();
     jobs.dedup();
@@ -113,12 +113,15 @@ fn job_of(event: &Event) -> Option<JobId> {
         | Event::JobEnded { job, .. }
         | Event::JobPruned { job, .. } => Some(*job),
         Event::ClaimCommitted { subject } => Some(subject.job),
-        Event::Transferred { .. } | Event::ProverChanged { .. } | Event::ValidatorsChanged { .. } | Event::Slashed { .. } => None,
+        Event::Transferred { .. }
+        | Event::ProverChanged { .. }
+        | Event::ValidatorsChanged { .. }
+        | Event::Slashed { .. } => None,
     }
 }
 
 /// Whether a block certified this claim.
-pub fn certified_in(executed: &Executed, subject: &VoteSubject) -> bool {
+pub(crate) fn certified_in(executed: &Executed, subject: &VoteSubject) -> bool {
     executed.events.iter().any(|event| {
         matches!(event, Event::ClaimCertified { job, task, attempt, .. }
             if (*job, *task, *attempt) == (subject.job, subject.task, subject.attempt))
@@ -126,7 +129,7 @@ pub fn certified_in(executed: &Executed, subject: &VoteSubject) -> bool {
 }
 
 /// The last block for readers.
-pub fn head_view(wiring: &Wiring, view: &ChainView) -> HeadView {
+pub(crate) fn head_view(wiring: &Wiring, view: &ChainView) -> HeadView {
     HeadView {
         chain_id: wiring.genesis.chain_id.clone(),
         genesis_hash: wiring.genesis_hash,
@@ -141,7 +144,7 @@ pub fn head_view(wiring: &Wiring, view: &ChainView) -> HeadView {
 ///
 /// # Errors
 /// [`ReadError`].
-pub fn job_view(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<Option<JobView>, ReadError> {
+pub(crate) fn job_view(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<Option<JobView>, ReadError> {
     let Some(job) = query::job(&view.state, id)? else { return Ok(None) };
     let own = wiring.prover_status.borrow().clone();
     let tasks = job.tasks.iter().map(|t| TaskView {
@@ -208,7 +211,7 @@ fn receipt_parts(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<(Proof
 ///
 /// # Errors
 /// [`NoReceipt`].
-pub fn receipt(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<Receipt, NoReceipt> {
+pub(crate) fn receipt(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<Receipt, NoReceipt> {
     let (certificate, hash) = receipt_parts(wiring, view, id)?;
     let read = |e: StorageError| NoReceipt::Read(e.into());
     let Some(record) = job(view, id).map_err(ReadError::from)? else { return Err(NoReceipt::UnknownJob(*id)) };
@@ -216,10 +219,16 @@ pub fn receipt(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<Receipt,
     // A header announces the set of the next height: the last that matters is of the height before the votes'.
     let last = certificate.subject.height.prev().unwrap_or(Height(0));
     let set_changes = wiring.store.set_changes(Height(0), last).map_err(read)?;
-    Ok(Receipt { genesis: wiring.genesis_hash, statement: statement(wiring, id, &record), proof, certificate, set_changes })
+    Ok(Receipt {
+        genesis: wiring.genesis_hash,
+        statement: statement(wiring, id, &record),
+        proof,
+        certificate,
+        set_changes,
+    })
 }
 
 /// When a job's blobs may go, if it has ended.
-pub fn retained_until(view: &ChainView, record: &JobRecord) -> Option<TimeMs> {
+pub(crate) fn retained_until(view: &ChainView, record: &JobRecord) -> Option<TimeMs> {
     record.ended.map(|ended| ended.plus(view.params.retention_ms))
 }

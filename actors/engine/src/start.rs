@@ -28,7 +28,6 @@ use crate::app::verifier::{Verifier, VerifierArgs};
 use crate::app::votes::Votes;
 use crate::config::EngineConfig;
 use crate::edge::events::{EventRing, Events};
-use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::net::link::{Link, LinkArgs, NetSlot};
 use crate::net::serve::Serve;
@@ -75,19 +74,23 @@ impl StartError {
     }
 }
 
-/// The running supervisors, last started first.
-pub struct Tree {
-    supervisors: Mutex<Vec<ActorRef<SupervisorMsg>>>,
+/// The running supervisors.
+pub(crate) struct Tree {
+    supervisors: Mutex<Vec<(&'static str, ActorRef<SupervisorMsg>)>>,
 }
 
+/// The order in which subtrees end: intake first, then what works, then what keeps.
+const STOP_ORDER: [&str; 4] = ["network", "app", "safety", "edge"];
+
 impl Tree {
-    /// Ends all subtrees: the edge first, the safety subtree last.
-    pub async fn stop(&self) {
-        let supervisors = std::mem::take(&mut *self.supervisors.lock().unwrap_or_else(PoisonError::into_inner));
-        for supervisor in supervisors.into_iter().rev() {
+    /// Ends all subtrees in [`STOP_ORDER`].
+    pub(crate) async fn stop(&self) {
+        let mut supervisors = std::mem::take(&mut *self.supervisors.lock().unwrap_or_else(PoisonError::into_inner));
+        supervisors.sort_by_key(|(name, _)| STOP_ORDER.iter().position(|n| n == name));
+        for (name, supervisor) in supervisors {
             supervisor.stop_children_and_wait(None, Some(STOP_LIMIT)).await;
             if let Err(error) = supervisor.stop_and_wait(None, Some(STOP_LIMIT)).await {
-                tracing::debug!(%error, "a supervisor had ended before");
+                tracing::debug!(subtree = name, %error, "its supervisor had ended before");
             }
         }
     }
@@ -131,9 +134,10 @@ pub async fn start(config: EngineConfig) -> Result<EngineHandle, StartError> {
     let started = async {
         spawn(&tree, edge(&wiring)).await?;
         spawn(&tree, app(&config, &layout, &wiring, status_sender)).await?;
+        // The network before consensus: the first messages shall find peers.
+        spawn(&tree, net(&config, network, &wiring)).await?;
         let machine = Machine::new(opened.guard);
-        spawn(&tree, safety(&wiring, opened.disk, machine, chain_sender)).await?;
-        spawn(&tree, net(&config, network, &wiring)).await
+        spawn(&tree, safety(&wiring, opened.disk, machine, chain_sender)).await
     };
     if let Err(error) = started.await {
         tree.stop().await;
@@ -168,8 +172,16 @@ fn open(config: &EngineConfig, layout: &Layout) -> Result<Opened, StartError> {
     };
     // At a start the next height is due at once.
     let view = blocks::view(store.snapshot(), certificate, head.state_root, head.time_ms).map_err(|e| state(&e))?;
-    let blobs = BlobStore::open(layout.blobs(), Arc::clone(&store) as Arc<dyn Store>, config.disk_budget_bytes, wall_clock())?;
+    let blobs =
+        BlobStore::open(layout.blobs(), Arc::clone(&store) as Arc<dyn Store>, config.disk_budget_bytes, wall_clock())?;
     let wal = Wal::open(Box::new(folder(&layout.wal())?), genesis_hash)?;
+    if let Some(logged) = wal.heights().last().filter(|h| **h > head.height.next()) {
+        let detail = format!(
+            "the consensus log is at height {logged}, the database at {}: the database has lost blocks",
+            head.height
+        );
+        return Err(StartError::State(detail));
+    }
     let (guard_file, loaded) = GuardFile::open(Box::new(folder(&layout.guard())?), genesis_hash)?;
     if loaded.fresh && head.height.0 > 0 && config.consensus_key.is_some() {
         return Err(StartError::Guard(format!(
@@ -183,12 +195,14 @@ fn open(config: &EngineConfig, layout: &Layout) -> Result<Opened, StartError> {
     for record in &loaded.records {
         records.push(GuardRecord::from_bytes(&record.bytes).map_err(|e| StartError::Guard(e.to_string()))?);
     }
-    let guard = Guard::restore(genesis_hash, config.consensus_key.clone(), records).map_err(|e| StartError::Guard(e.to_string()))?;
+    let guard = Guard::restore(genesis_hash, config.consensus_key.clone(), records)
+        .map_err(|e| StartError::Guard(e.to_string()))?;
     Ok(Opened { store, blobs, disk: Disk::new(wal, guard_file), guard, view })
 }
 
 fn folder(path: &std::path::Path) -> Result<FsDir, StartError> {
-    FsDir::open(path).map_err(|e| StartError::Config(format!("{}: {e}; the home folder must be writable", path.display())))
+    FsDir::open(path)
+        .map_err(|e| StartError::Config(format!("{}: {e}; the home folder must be writable", path.display())))
 }
 
 fn network_config(config: &EngineConfig) -> Result<NetworkConfig, StartError> {
@@ -212,7 +226,7 @@ async fn spawn(tree: &Tree, subtree: Subtree) -> Result<(), StartError> {
     let (supervisor, _) = Actor::spawn(None, Supervisor, subtree)
         .await
         .map_err(|e| StartError::Actor(format!("the {name} subtree did not start: {e}")))?;
-    tree.supervisors.lock().unwrap_or_else(PoisonError::into_inner).push(supervisor);
+    tree.supervisors.lock().unwrap_or_else(PoisonError::into_inner).push((name, supervisor));
     Ok(())
 }
 
@@ -230,7 +244,8 @@ fn edge(wiring: &Wiring) -> Subtree {
 
 fn app(config: &EngineConfig, layout: &Layout, wiring: &Wiring, status: watch::Sender<ProverStatusView>) -> Subtree {
     let executor = worker_config(layout, &config.executor.worker_exe, config.executor.memory_bytes);
-    let args = AvailabilityArgs { wiring: wiring.clone(), key: config.consensus_key.clone(), executor: executor.clone() };
+    let args =
+        AvailabilityArgs { wiring: wiring.clone(), key: config.consensus_key.clone(), executor: executor.clone() };
     let mut children = vec![
         Child::of("blobs", wiring, || Blobs),
         Child::of("mempool", wiring, || Mempool),
@@ -264,7 +279,11 @@ fn safety(wiring: &Wiring, disk: Disk, machine: Machine, chain: watch::Sender<Ar
         writer: WriterHandle::new(writer_lane),
         chain,
     };
-    let children = vec![thread_child("wal and signer", disk_actor), thread_child("store", writer_actor), Child::once("consensus", Consensus, args)];
+    let children = vec![
+        thread_child("wal and signer", disk_actor),
+        thread_child("store", writer_actor),
+        Child::once("consensus", Consensus, args),
+    ];
     Subtree { name: "safety", policy: Policy::StopNode, children, stop: wiring.stop.clone() }
 }
 
@@ -284,25 +303,12 @@ fn net(config: &EngineConfig, network: NetworkConfig, wiring: &Wiring) -> Subtre
 
 impl Child {
     /// A child that is started with the wiring alone.
-    fn of<A: Actor<Arguments = Wiring>>(name: &'static str, wiring: &Wiring, make: impl Fn() -> A + Send + Sync + 'static) -> Self {
+    fn of<A: Actor<Arguments = Wiring>>(
+        name: &'static str,
+        wiring: &Wiring,
+        make: impl Fn() -> A + Send + Sync + 'static,
+    ) -> Self {
         let wiring = wiring.clone();
         Self::new(name, move || (make(), wiring.clone()))
     }
-}
-
-/// Number of messages refused by each mailbox since the start, for metrics and tests.
-pub fn refused(mail: &Mail) -> Vec<(&'static str, u64)> {
-    fn one<M: Send + 'static>(m: &Mailbox<M>) -> (&'static str, u64) {
-        (m.name(), m.refused())
-    }
-    vec![
-        one(&mail.consensus),
-        one(&mail.mempool),
-        one(&mail.availability),
-        one(&mail.blobs),
-        one(&mail.votes),
-        one(&mail.sync),
-        one(&mail.serve),
-        one(&mail.events),
-    ]
 }

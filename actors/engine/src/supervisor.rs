@@ -32,7 +32,7 @@ pub enum StopReason {
 
 /// The one place where the end of the engine is announced; the first reason stays.
 #[derive(Clone, Debug)]
-pub struct StopSignal {
+pub(crate) struct StopSignal {
     sender: Arc<watch::Sender<Option<StopReason>>>,
 }
 
@@ -44,7 +44,7 @@ impl Default for StopSignal {
 
 impl StopSignal {
     /// Announces the end; later reasons are dropped.
-    pub fn stop(&self, reason: StopReason) {
+    pub(crate) fn stop(&self, reason: StopReason) {
         self.sender.send_if_modified(|current| {
             let first = current.is_none();
             if first {
@@ -60,12 +60,12 @@ impl StopSignal {
     }
 
     /// The reason, once there is one.
-    pub fn reason(&self) -> Option<StopReason> {
+    pub(crate) fn reason(&self) -> Option<StopReason> {
         self.sender.borrow().clone()
     }
 
     /// Waits for the end.
-    pub async fn stopped(&self) -> StopReason {
+    pub(crate) async fn stopped(&self) -> StopReason {
         let mut receiver = self.sender.subscribe();
         loop {
             if let Some(reason) = receiver.borrow_and_update().clone() {
@@ -79,10 +79,11 @@ impl StopSignal {
 }
 
 /// Starts a child linked to the supervisor given.
-pub type Starter = Box<dyn Fn(ActorCell) -> Pin<Box<dyn Future<Output = Result<ActorCell, SpawnErr>> + Send>> + Send + Sync>;
+pub(crate) type Starter =
+    Box<dyn Fn(ActorCell) -> Pin<Box<dyn Future<Output = Result<ActorCell, SpawnErr>> + Send>> + Send + Sync>;
 
 /// A child of a supervisor.
-pub struct Child {
+pub(crate) struct Child {
     name: &'static str,
     start: Starter,
 }
@@ -95,7 +96,7 @@ impl std::fmt::Debug for Child {
 
 impl Child {
     /// A child whose actor and arguments are made anew by `make` for each start.
-    pub fn new<A, F>(name: &'static str, make: F) -> Self
+    pub(crate) fn new<A, F>(name: &'static str, make: F) -> Self
     where
         A: Actor,
         F: Fn() -> (A, A::Arguments) + Send + Sync + 'static,
@@ -115,12 +116,13 @@ impl Child {
 
 impl Child {
     /// A child that can be started once: its arguments can't be made again.
-    pub fn once<A: Actor>(name: &'static str, actor: A, arguments: A::Arguments) -> Self {
+    pub(crate) fn once<A: Actor>(name: &'static str, actor: A, arguments: A::Arguments) -> Self {
         let parts = Arc::new(Mutex::new(Some((actor, arguments))));
         let start: Starter = Box::new(move |supervisor| {
             let taken = parts.lock().unwrap_or_else(PoisonError::into_inner).take();
             Box::pin(async move {
-                let (actor, arguments) = taken.ok_or_else(|| SpawnErr::StartupFailed("it can be started only once".into()))?;
+                let (actor, arguments) =
+                    taken.ok_or_else(|| SpawnErr::StartupFailed("it can be started only once".into()))?;
                 let (actor, _) = Actor::spawn_linked(None, actor, arguments, supervisor).await?;
                 Ok(actor.get_cell())
             })
@@ -131,7 +133,7 @@ impl Child {
 
 /// What happens when a child fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Policy {
+pub(crate) enum Policy {
     /// The node stops.
     StopNode,
     /// The child starts again after a back-off.
@@ -140,24 +142,24 @@ pub enum Policy {
 
 /// Supervisor of one subtree.
 #[derive(Debug)]
-pub struct Supervisor;
+pub(crate) struct Supervisor;
 
 /// What a supervisor is started with.
 #[derive(Debug)]
-pub struct Subtree {
+pub(crate) struct Subtree {
     /// Name in logs.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What happens when a child fails.
-    pub policy: Policy,
+    pub(crate) policy: Policy,
     /// Children in starting order.
-    pub children: Vec<Child>,
+    pub(crate) children: Vec<Child>,
     /// Where the end of the node is announced.
-    pub stop: StopSignal,
+    pub(crate) stop: StopSignal,
 }
 
 /// State of a supervisor.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     subtree: Subtree,
     cells: Vec<Slot>,
 }
@@ -171,7 +173,7 @@ struct Slot {
 
 /// Messages a supervisor sends itself.
 #[derive(Debug)]
-pub enum SupervisorMsg {
+pub(crate) enum SupervisorMsg {
     /// Start child `index` again.
     Start {
         /// Index in the subtree.
@@ -193,9 +195,16 @@ impl Actor for Supervisor {
         Ok(Running { subtree, cells })
     }
 
-    async fn handle(&self, myself: ActorRef<Self::Msg>, message: SupervisorMsg, state: &mut Running) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: SupervisorMsg,
+        state: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
         let SupervisorMsg::Start { index } = message;
-        let (Some(child), Some(slot)) = (state.subtree.children.get(index), state.cells.get_mut(index)) else { return Ok(()) };
+        let (Some(child), Some(slot)) = (state.subtree.children.get(index), state.cells.get_mut(index)) else {
+            return Ok(());
+        };
         match (child.start)(myself.get_cell()).await {
             Ok(cell) => {
                 info!(actor = child.name, "restarted");
@@ -226,14 +235,20 @@ impl Actor for Supervisor {
         if state.subtree.stop.reason().is_some() {
             return Ok(());
         }
-        let Some(index) = state.cells.iter().position(|s| s.cell.as_ref().is_some_and(|c| c.get_id() == cell.get_id())) else {
+        let Some(index) = state.cells.iter().position(|s| s.cell.as_ref().is_some_and(|c| c.get_id() == cell.get_id()))
+        else {
             return Ok(());
         };
-        let (Some(child), Some(slot)) = (state.subtree.children.get(index), state.cells.get_mut(index)) else { return Ok(()) };
+        let (Some(child), Some(slot)) = (state.subtree.children.get(index), state.cells.get_mut(index)) else {
+            return Ok(());
+        };
         slot.cell = None;
         match state.subtree.policy {
             Policy::StopNode => {
-                state.subtree.stop.stop(StopReason::Safety(format!("actor {} of the {} subtree failed: {why}", child.name, state.subtree.name)));
+                state.subtree.stop.stop(StopReason::Safety(format!(
+                    "actor {} of the {} subtree failed: {why}",
+                    child.name, state.subtree.name
+                )));
             }
             Policy::Restart => {
                 if slot.started.elapsed() >= STABLE {
@@ -263,13 +278,22 @@ mod tests {
         type State = mpsc::Sender<&'static str>;
         type Arguments = (Mailbox<bool>, mpsc::Sender<&'static str>);
 
-        async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: Self::Arguments) -> Result<Self::State, ActorProcessingErr> {
+        async fn pre_start(
+            &self,
+            myself: ActorRef<Self::Msg>,
+            args: Self::Arguments,
+        ) -> Result<Self::State, ActorProcessingErr> {
             args.0.attach(myself);
             args.1.send("started").await?;
             Ok(args.1)
         }
 
-        async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        async fn handle(
+            &self,
+            _: ActorRef<Self::Msg>,
+            letter: Self::Msg,
+            state: &mut Self::State,
+        ) -> Result<(), ActorProcessingErr> {
             assert!(!letter.message, "told to panic");
             state.send("handled").await?;
             Ok(())

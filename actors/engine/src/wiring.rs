@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ledger::Head;
-use storage::blobs::BlobStore;
 use storage::RocksStore;
 use storage::Snapshot;
+use storage::blobs::BlobStore;
 use tokio::sync::watch;
 use types::genesis::Genesis;
 use types::ids::{GenesisHash, TimeMs};
@@ -34,23 +34,23 @@ use crate::safety::consensus::ConsensusMsg;
 use crate::supervisor::StopSignal;
 
 /// The chain after the last applied block: one consistent view, replaced as a whole.
-pub struct ChainView {
+pub(crate) struct ChainView {
     /// The last block; height 0 right after genesis.
-    pub head: Head,
+    pub(crate) head: Head,
     /// Its commit certificate; none at height 0.
-    pub certificate: Option<CommitCertificate>,
+    pub(crate) certificate: Option<CommitCertificate>,
     /// The state after it.
-    pub state: Snapshot,
+    pub(crate) state: Snapshot,
     /// State root after it.
-    pub root: types::ids::StateRoot,
+    pub(crate) root: types::ids::StateRoot,
     /// Parameters of the next block.
-    pub params: Params,
+    pub(crate) params: Params,
     /// Validators of the next block.
-    pub set: ValidatorSet,
+    pub(crate) set: ValidatorSet,
     /// Whether the next block has work to do.
-    pub work: bool,
+    pub(crate) work: bool,
     /// Wall clock when it was applied here.
-    pub applied_ms: TimeMs,
+    pub(crate) applied_ms: TimeMs,
 }
 
 impl std::fmt::Debug for ChainView {
@@ -61,34 +61,34 @@ impl std::fmt::Debug for ChainView {
 
 /// Addresses of the actors. The number is how many messages from outside may wait.
 #[derive(Clone, Debug)]
-pub struct Mail {
+pub(crate) struct Mail {
     /// Consensus: votes, proposals, synced blocks. Full: gossip is ignored, peers send again.
-    pub consensus: Mailbox<ConsensusMsg>,
+    pub(crate) consensus: Mailbox<ConsensusMsg>,
     /// Transactions that wait for a block. Full: refused with `overloaded`.
-    pub mempool: Mailbox<MempoolMsg>,
+    pub(crate) mempool: Mailbox<MempoolMsg>,
     /// Submissions that gather availability signatures.
-    pub availability: Mailbox<AvailabilityMsg>,
+    pub(crate) availability: Mailbox<AvailabilityMsg>,
     /// Blobs to fetch.
-    pub blobs: Mailbox<BlobsMsg>,
+    pub(crate) blobs: Mailbox<BlobsMsg>,
     /// Follows decided blocks.
-    pub scheduler: Mailbox<SchedulerMsg>,
+    pub(crate) scheduler: Mailbox<SchedulerMsg>,
     /// Own proofs.
-    pub prover: Mailbox<ProverMsg>,
+    pub(crate) prover: Mailbox<ProverMsg>,
     /// Claims of others to check.
-    pub verifier: Mailbox<VerifierMsg>,
+    pub(crate) verifier: Mailbox<VerifierMsg>,
     /// Verdicts of all validators.
-    pub votes: Mailbox<VotesMsg>,
+    pub(crate) votes: Mailbox<VotesMsg>,
     /// Catching up.
-    pub sync: Mailbox<SyncMsg>,
+    pub(crate) sync: Mailbox<SyncMsg>,
     /// Peers' questions.
-    pub serve: Mailbox<ServeMsg>,
+    pub(crate) serve: Mailbox<ServeMsg>,
     /// What happened.
-    pub events: Mailbox<Event>,
+    pub(crate) events: Mailbox<Event>,
 }
 
 impl Mail {
     /// Addresses without actors yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             consensus: Mailbox::new("consensus", 2048),
             mempool: Mailbox::new("mempool", 4096),
@@ -105,6 +105,28 @@ impl Mail {
     }
 }
 
+impl Mail {
+    /// Messages refused by each mailbox since the start.
+    pub(crate) fn refused(&self) -> [(&'static str, u64); 11] {
+        fn one<M: Send + 'static>(mailbox: &Mailbox<M>) -> (&'static str, u64) {
+            (mailbox.name(), mailbox.refused())
+        }
+        [
+            one(&self.consensus),
+            one(&self.mempool),
+            one(&self.availability),
+            one(&self.blobs),
+            one(&self.scheduler),
+            one(&self.prover),
+            one(&self.verifier),
+            one(&self.votes),
+            one(&self.sync),
+            one(&self.serve),
+            one(&self.events),
+        ]
+    }
+}
+
 impl Default for Mail {
     fn default() -> Self {
         Self::new()
@@ -113,35 +135,35 @@ impl Default for Mail {
 
 /// Everything shared; cheap to clone.
 #[derive(Clone)]
-pub struct Wiring {
+pub(crate) struct Wiring {
     /// The genesis document.
-    pub genesis: Arc<Genesis>,
+    pub(crate) genesis: Arc<Genesis>,
     /// Identity of the chain.
-    pub genesis_hash: GenesisHash,
+    pub(crate) genesis_hash: GenesisHash,
     /// This node's consensus key, if it has one.
-    pub validator: Option<PublicKey>,
+    pub(crate) validator: Option<PublicKey>,
     /// This node's prover key, if it proves.
-    pub prover: Option<PublicKey>,
+    pub(crate) prover: Option<PublicKey>,
     /// Account that gets the certifier's share of certificates recorded here.
-    pub account: PublicKey,
+    pub(crate) account: PublicKey,
     /// The chain as last applied.
-    pub chain: watch::Receiver<Arc<ChainView>>,
+    pub(crate) chain: watch::Receiver<Arc<ChainView>>,
     /// Reading side of the store, and what is not part of the chain.
-    pub store: Arc<RocksStore>,
+    pub(crate) store: Arc<RocksStore>,
     /// Blobs.
-    pub blobs: BlobStore,
+    pub(crate) blobs: BlobStore,
     /// The network of the moment.
-    pub net: NetSlot,
+    pub(crate) net: NetSlot,
     /// Addresses of the actors.
-    pub mail: Mail,
+    pub(crate) mail: Mail,
     /// Events for readers.
-    pub ring: EventRing,
+    pub(crate) ring: EventRing,
     /// The end of the node.
-    pub stop: StopSignal,
+    pub(crate) stop: StopSignal,
     /// What this node's prover does.
-    pub prover_status: watch::Receiver<ProverStatusView>,
+    pub(crate) prover_status: watch::Receiver<ProverStatusView>,
     /// Numbers.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl std::fmt::Debug for Wiring {
@@ -152,13 +174,13 @@ impl std::fmt::Debug for Wiring {
 
 impl Wiring {
     /// The chain as last applied.
-    pub fn view(&self) -> Arc<ChainView> {
+    pub(crate) fn view(&self) -> Arc<ChainView> {
         Arc::clone(&self.chain.borrow())
     }
 }
 
 /// Milliseconds since the epoch by this machine's clock.
-pub fn wall_clock() -> TimeMs {
+pub(crate) fn wall_clock() -> TimeMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     TimeMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

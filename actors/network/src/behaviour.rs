@@ -82,7 +82,7 @@ impl Protocols {
         let few_streams =
             rr::Config::default().with_request_timeout(Duration::from_secs(5)).with_max_concurrent_streams(4);
         Ok(Self {
-            gate: Gate::new(key.public().to_peer_id(), gate_limits),
+            gate: Gate::new(gate_limits),
             limits: connection_limits::Behaviour::new(pending),
             memory: memory_connection_limits::Behaviour::with_max_bytes(memory),
             identify: identify::Behaviour::new(identify),

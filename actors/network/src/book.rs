@@ -71,7 +71,11 @@ impl Schedule {
 
     fn lost(&mut self, now: Instant, wait: Duration) {
         match self.up.take() {
-            Some(since) if now.saturating_duration_since(since) < SHORT => self.failed(now),
+            Some(since) if now.saturating_duration_since(since) < SHORT => {
+                // The longer pause of one side keeps two that dial each other at once from doing so again.
+                self.failed(now);
+                self.next += wait.saturating_sub(BACKOFF_MIN);
+            }
             _ => *self = Self::new(now + wait),
         }
     }

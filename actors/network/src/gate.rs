@@ -1,15 +1,17 @@
 //! The gate: which connections may be made. Sits before all other behaviours, because a behaviour that has already
 //! noted a connection which a later one refuses would keep a ghost of it.
 //!
-//! One connection a peer. A peer that comes again while its old connection still stands has restarted or lost its side:
-//! the old connection is closed and the new one refused, so that the peer's next attempt (half a second later) finds
-//! clean state everywhere. Keeping the new one beside the old would leave gossip half-joined, because gossipsub greets
-//! a peer only on its first connection.
+//! One connection a peer; a second one is refused. A peer that insists has restarted while its old connection still
+//! looks alive here: at its second attempt the old connection is closed, and the attempt after that finds clean state
+//! everywhere. A single attempt proves nothing, because a peer that dials an address without knowing whose it is may be
+//! connected already. Accepting the new one beside the old would leave gossip half-joined, because gossipsub greets a
+//! peer only on its first connection.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -24,8 +26,10 @@ use libp2p::{Multiaddr, PeerId};
 
 use crate::config::ip_of;
 
-/// Two connections in opposite directions this close together are both ends dialling at once, not a restart.
+/// A connection younger than this is no leftover of an earlier life: both ends dialled at once.
 const SIMULTANEOUS: Duration = Duration::from_secs(3);
+/// How long after a refused second connection another one counts as insisting.
+const INSISTING: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(30);
 
 /// Why a connection was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,8 +60,9 @@ impl std::error::Error for Refused {}
 #[derive(Clone, Debug)]
 struct Connection {
     id: ConnectionId,
-    outbound: bool,
     since: Instant,
+    /// When a second inbound connection was first refused.
+    doubted: Option<Instant>,
 }
 
 /// Bounds the gate enforces.
@@ -71,7 +76,6 @@ pub(crate) struct GateLimits {
 
 /// The behaviour.
 pub(crate) struct Gate {
-    local: PeerId,
     limits: GateLimits,
     connections: HashMap<PeerId, Connection>,
     /// Every established connection, also the few moments of a second one to a peer.
@@ -83,9 +87,8 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(local: PeerId, limits: GateLimits) -> Self {
+    pub(crate) fn new(limits: GateLimits) -> Self {
         Self {
-            local,
             limits,
             connections: HashMap::new(),
             groups: HashMap::new(),
@@ -142,11 +145,16 @@ impl Gate {
         if self.banned.contains(&peer) {
             return Err(Refused::Banned);
         }
-        if let Some(old) = self.connections.get(&peer) {
-            let both_dialled = old.outbound != outbound && now.saturating_duration_since(old.since) < SIMULTANEOUS;
-            // Both ends keep the connection that the peer with the smaller id dialled.
-            let keep_old = if both_dialled { outbound != (self.local < peer) } else { outbound };
-            if keep_old {
+        if let Some(old) = self.connections.get_mut(&peer) {
+            if outbound || now.saturating_duration_since(old.since) < SIMULTANEOUS {
+                return Err(Refused::Duplicate);
+            }
+            let doubted = old.doubted.map(|at| now.saturating_duration_since(at));
+            if !doubted.is_some_and(|age| INSISTING.contains(&age)) {
+                // Attempts in quick succession are one; a long forgotten one is none.
+                if doubted.is_none_or(|age| age > *INSISTING.end()) {
+                    old.doubted = Some(now);
+                }
                 return Err(Refused::Duplicate);
             }
             self.close.push_back((peer, old.id));
@@ -221,8 +229,7 @@ impl NetworkBehaviour for Gate {
                 if let Some(group) = self.group(endpoint.get_remote_address()) {
                     self.groups.insert(connection_id, group);
                 }
-                let outbound = endpoint.is_dialer();
-                let connection = Connection { id: connection_id, outbound, since: Instant::now() };
+                let connection = Connection { id: connection_id, since: Instant::now(), doubted: None };
                 self.connections.insert(peer_id, connection);
             }
             FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
@@ -256,15 +263,15 @@ mod tests {
 
     fn gate(total: usize, reserved: usize, per_ip: usize) -> Gate {
         let limits = GateLimits { total, reserved, per_ip, loopback_exempt: true };
-        Gate::new(PeerId::random(), limits)
+        Gate::new(limits)
     }
 
-    fn connect(gate: &mut Gate, peer: PeerId, outbound: bool, since: Instant, group: Option<IpAddr>) {
+    fn connect(gate: &mut Gate, peer: PeerId, since: Instant, group: Option<IpAddr>) {
         let id = ConnectionId::new_unchecked(gate.connections.len());
         if let Some(group) = group {
             gate.groups.insert(id, group);
         }
-        gate.connections.insert(peer, Connection { id, outbound, since });
+        gate.connections.insert(peer, Connection { id, since, doubted: None });
     }
 
     #[test]
@@ -273,35 +280,36 @@ mod tests {
         for _ in 0..2 {
             let peer = PeerId::random();
             assert!(gate.admit(peer, false, now).is_ok());
-            connect(&mut gate, peer, false, now, None);
+            connect(&mut gate, peer, now, None);
         }
         assert_eq!(gate.admit(PeerId::random(), false, now), Err(Refused::Full));
         let validators: Vec<PeerId> = (0..3).map(|_| PeerId::random()).collect();
         gate.set_proven(validators.iter().copied().collect());
         for peer in &validators[..2] {
             assert!(gate.admit(*peer, false, now).is_ok());
-            connect(&mut gate, *peer, false, now, None);
+            connect(&mut gate, *peer, now, None);
         }
         assert_eq!(gate.admit(validators[2], false, now), Err(Refused::Full));
     }
 
     #[test]
-    fn a_second_connection_replaces_an_old_one_and_ties_are_broken_alike() {
-        let now = Instant::now();
-        let old = now.checked_sub(SIMULTANEOUS * 2).unwrap_or(now);
-        let peer = PeerId::random();
-        let mut restarted = gate(9, 0, 99);
-        connect(&mut restarted, peer, false, old, None);
-        assert_eq!(restarted.admit(peer, false, now), Err(Refused::Replaced));
-        assert_eq!(restarted.close.len(), 1);
-        assert_eq!(restarted.admit(peer, true, now), Err(Refused::Duplicate));
-
-        // Both ends dialled: the one with the smaller id keeps its own dial, the other one keeps the same connection.
-        let mut tie = gate(9, 0, 99);
-        connect(&mut tie, peer, true, now, None);
-        let local_smaller = tie.local < peer;
-        let expected = if local_smaller { Refused::Duplicate } else { Refused::Replaced };
-        assert_eq!(tie.admit(peer, false, now), Err(expected));
+    fn a_peer_that_insists_replaces_its_old_connection_and_a_stray_dial_does_not() {
+        let (mut gate, peer, start) = (gate(9, 0, 99), PeerId::random(), Instant::now());
+        connect(&mut gate, peer, start, None);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        // Both dialled at once, however often.
+        assert_eq!(gate.admit(peer, false, at(100)), Err(Refused::Duplicate));
+        assert_eq!(gate.admit(peer, false, at(900)), Err(Refused::Duplicate));
+        // One stray attempt, and long after it another.
+        assert_eq!(gate.admit(peer, false, at(5_000)), Err(Refused::Duplicate));
+        assert_eq!(gate.admit(peer, false, at(90_000)), Err(Refused::Duplicate));
+        // Twice on two addresses at the same moment.
+        assert_eq!(gate.admit(peer, false, at(90_010)), Err(Refused::Duplicate));
+        // Own dials never replace anything.
+        assert_eq!(gate.admit(peer, true, at(90_500)), Err(Refused::Duplicate));
+        assert!(gate.close.is_empty());
+        assert_eq!(gate.admit(peer, false, at(90_600)), Err(Refused::Replaced));
+        assert_eq!(gate.close.len(), 1);
     }
 
     #[test]
@@ -313,7 +321,7 @@ mod tests {
         for _ in 0..2 {
             assert!(gate.check_address(&address).is_ok());
             let group = gate.group(&address);
-            connect(&mut gate, PeerId::random(), false, now, group);
+            connect(&mut gate, PeerId::random(), now, group);
         }
         assert_eq!(gate.check_address(&neighbour), Err(Refused::PerAddress));
         assert!(gate.check_address(&stranger).is_ok());
@@ -321,7 +329,7 @@ mod tests {
         gate.limits.loopback_exempt = false;
         for _ in 0..2 {
             let group = gate.group(&"/ip4/127.0.0.1/tcp/1".parse().unwrap());
-            connect(&mut gate, PeerId::random(), false, now, group);
+            connect(&mut gate, PeerId::random(), now, group);
         }
         assert_eq!(gate.check_address(&"/ip4/127.0.0.1/tcp/2".parse().unwrap()), Err(Refused::PerAddress));
     }

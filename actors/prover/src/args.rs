@@ -33,8 +33,7 @@ impl Arguments {
         if kind == ProgramKind::Pie {
             return Err(ProgramError::args("a Cairo PIE is a finished run and takes none"));
         }
-        let value: Value =
-            serde_json::from_slice(bytes).map_err(|e| ProgramError::args(format!("no JSON: {e}")))?;
+        let value: Value = serde_json::from_slice(bytes).map_err(|e| ProgramError::args(format!("no JSON: {e}")))?;
         match (kind, value) {
             (ProgramKind::Cairo0, Value::Object(map)) => Ok(Self::Input(map)),
             (ProgramKind::Cairo1, Value::Array(list)) => {
@@ -47,7 +46,9 @@ impl Arguments {
                 });
                 numbers.collect::<Result<_, _>>().map(Self::User)
             }
-            (ProgramKind::Cairo0, _) => Err(ProgramError::args("a Cairo 0 program takes a JSON object, its program_input")),
+            (ProgramKind::Cairo0, _) => {
+                Err(ProgramError::args("a Cairo 0 program takes a JSON object, its program_input"))
+            }
             (_, _) => Err(ProgramError::args("a Cairo 1 executable takes a JSON list of integers")),
         }
     }

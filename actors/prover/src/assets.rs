@@ -42,10 +42,10 @@ pub(crate) fn assets() -> Result<&'static Assets, AssetError> {
 
 fn parse() -> Result<Assets, AssetError> {
     let bootloader = program("simple_bootloader", BOOTLOADER)?;
-    let call_task = bootloader.get_identifier(CALL_TASK).and_then(|label| label.pc).ok_or_else(|| AssetError {
-        name: "simple_bootloader",
-        detail: format!("no label {CALL_TASK}"),
-    })?;
+    let call_task = bootloader
+        .get_identifier(CALL_TASK)
+        .and_then(|label| label.pc)
+        .ok_or_else(|| AssetError { name: "simple_bootloader", detail: format!("no label {CALL_TASK}") })?;
     Ok(Assets { bootloader, simple_output: program("simple_output", SIMPLE_OUTPUT)?, call_task })
 }
 

@@ -215,12 +215,14 @@ impl Engine {
         let store_coefficients = memory_limit.is_none_or(|limit| estimate.bytes <= limit);
         let proof = self.prove_input(input, &estimate, store_coefficients, &clock)?;
         clock.enter(Stage::Verifying);
-        let bytes = proof::envelope::proof_bytes(&proof).map_err(|e| ProveError::Unprovable { detail: e.to_string() })?;
+        let bytes =
+            proof::envelope::proof_bytes(&proof).map_err(|e| ProveError::Unprovable { detail: e.to_string() })?;
         drop(proof);
-        let blob = proof::envelope::encode_bytes(&bytes).map_err(|e| ProveError::Unprovable { detail: e.to_string() })?;
+        let blob =
+            proof::envelope::encode_bytes(&bytes).map_err(|e| ProveError::Unprovable { detail: e.to_string() })?;
         let since = Instant::now();
-        let verified = proof::cairo::verify(&blob, &statement, &prover).map_err(|rejection| ProveError::Unprovable {
-            detail: format!("the strict verifier refuses the proof: {rejection}"),
+        let verified = proof::cairo::verify(&blob, &statement, &prover).map_err(|rejection| {
+            ProveError::Unprovable { detail: format!("the strict verifier refuses the proof: {rejection}") }
         })?;
         let verify_us = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         if verified.output != output {
@@ -276,7 +278,11 @@ impl Engine {
 }
 
 /// Loads program and arguments and compares them with the statement.
-fn open_input(statement: &Statement, program: &[u8], args: Option<&[u8]>) -> Result<(Program, Arguments), ProgramError> {
+fn open_input(
+    statement: &Statement,
+    program: &[u8],
+    args: Option<&[u8]>,
+) -> Result<(Program, Arguments), ProgramError> {
     if blake3::hash(program).as_bytes() != statement.program_file.as_bytes() {
         return Err(ProgramError::malformed("program", "the file is not the one that the statement names"));
     }

@@ -14,7 +14,9 @@ pub(crate) fn shorten(text: &str) -> String {
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum ProgramError {
     /// The content is none of the three kinds.
-    #[error("program: {detail}; accepted are a compiled Cairo 0 program (JSON), a Cairo 1 executable (JSON) and a Cairo PIE (zip)")]
+    #[error(
+        "program: {detail}; accepted are a compiled Cairo 0 program (JSON), a Cairo 1 executable (JSON) and a Cairo PIE (zip)"
+    )]
     UnknownKind {
         /// What was found instead.
         detail: String,

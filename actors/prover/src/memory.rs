@@ -10,8 +10,8 @@ use cairo_air::components::{
     jump_opcode_double_deref, jump_opcode_rel, jump_opcode_rel_imm, memory_address_to_id, memory_id_to_big,
     memory_id_to_small, mul_mod_builtin, mul_opcode, mul_opcode_small, partial_ec_mul_window_bits_9,
     pedersen_aggregator_window_bits_9, poseidon_3_partial_rounds_chain, poseidon_aggregator, poseidon_full_round_chain,
-    qm_31_add_mul_opcode, range_check_252_width_27, range_check_builtin, range_check96_builtin, ret_opcode, triple_xor_32,
-    verify_instruction,
+    qm_31_add_mul_opcode, range_check_252_width_27, range_check_builtin, range_check96_builtin, ret_opcode,
+    triple_xor_32, verify_instruction,
 };
 use stwo_cairo_adapter::ExecutionResources;
 

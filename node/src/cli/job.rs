@@ -60,8 +60,8 @@ pub(super) struct ListArgs {
     /// Only jobs with this status.
     #[arg(long)]
     status: Option<StatusFilter>,
-    /// Only jobs after this one: the last of the page before.
-    #[arg(long, value_name = "ID")]
+    /// Cursor of the page before, to go on behind it.
+    #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
     /// Most jobs to list.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -140,19 +140,22 @@ fn status(context: &Context, args: &JobArgs) -> Result<(), Failure> {
 fn list(context: &Context, args: &ListArgs) -> Result<(), Failure> {
     let sender: Option<PublicKey> =
         args.sender.as_deref().map(str::parse).transpose().map_err(|e| Failure::of_type(Exit::Usage, &e))?;
-    let after: Option<JobId> = args.after.as_deref().map(job_id).transpose()?;
     let status = args.status.and_then(|s| s.to_possible_value()).map(|s| s.get_name().to_string());
-    let params = json!({ "sender": sender, "status": status, "after": after, "limit": args.limit });
+    let params = json!({ "sender": sender, "status": status, "after": args.after, "limit": args.limit });
     let jobs: Value = block_on(Client::of(&context.home, &args.client)?.call("job_list", params))?;
-    context.out.answer(&jobs, |jobs| {
+    context.out.answer(&jobs, |page| {
         let columns = ["job_id", "status", "stage", "submitted_height", "fee", "receipt_ready"];
-        let rows: Vec<Vec<String>> = jobs
+        let rows: Vec<Vec<String>> = page["jobs"]
             .as_array()
             .into_iter()
             .flatten()
             .map(|job| columns.iter().map(|column| plain(&job[*column])).collect())
             .collect();
-        if rows.is_empty() { "no jobs".into() } else { table(&columns, &rows) }
+        let more = match &page["cursor"] {
+            Value::String(cursor) => format!("more: --after {cursor}\n"),
+            _ => String::new(),
+        };
+        if rows.is_empty() { "no jobs".into() } else { format!("{}{more}", table(&columns, &rows)) }
     })
 }
 

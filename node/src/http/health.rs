@@ -47,7 +47,7 @@ pub(super) async fn health(State(edge): State<Arc<Edge>>) -> Response {
     let running = edge.engine.jobs(None, Some(JobStatus::Running), None, PENDING_COUNT_MAX);
     let pending = tokio::time::timeout(ANSWER_TIMEOUT, running).await;
     let pending = match pending {
-        Ok(Ok(jobs)) => Value::from(jobs.len()),
+        Ok(Ok((jobs, _))) => Value::from(jobs.len()),
         _ => Value::Null,
     };
     let body = json!({

@@ -87,9 +87,10 @@ fn jobs(module: &mut RpcModule<Edge>) -> Result<(), RegisterError> {
             let sender = arguments.optional::<PublicKey>("sender", HEX32)?;
             let statuses = "running, completed, failed, expired or cancelled";
             let status = arguments.optional::<JobStatus>("status", statuses)?;
-            let after = arguments.optional::<JobId>("after", HEX32)?;
+            let after = arguments.optional::<String>("after", "the cursor of the page before")?;
             let limit = list_limit(&mut arguments)?;
-            Ok(edge.engine.jobs(sender, status, after, limit).await?)
+            let (jobs, cursor) = edge.engine.jobs(sender, status, after, limit).await?;
+        Ok(json!({ "jobs": jobs, "cursor": cursor }))
         },
     )?;
     method(module, "job_receipt", &["job_id"], READ_TIMEOUT, |edge, mut arguments| async move {

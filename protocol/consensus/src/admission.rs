@@ -96,7 +96,10 @@ pub fn check_block(genesis: &GenesisHash, height: Height, block: &Block) -> Resu
     require(h.genesis == *genesis, "the header names another chain")?;
     require(h.height == height, "the header names another height")?;
     require(block.transactions.len() <= BLOCK_TXS_MAX, "the block has more than 2048 transactions")?;
-    require(h.transactions == transactions_root(block.transactions.iter()), "the transactions are not those of the header")?;
+    require(
+        h.transactions == transactions_root(block.transactions.iter()),
+        "the transactions are not those of the header",
+    )?;
     let last_commit = block.last_commit.as_ref().map_or(Digest::new([0; 32]), types::vote::CommitCertificate::digest);
     require(h.last_commit == last_commit, "the last commit is not that of the header")?;
     require(block.last_commit.is_none() == (height == Height(1)), "the last commit is there exactly above height 1")
@@ -106,7 +109,8 @@ pub fn check_block(genesis: &GenesisHash, height: Height, block: &Block) -> Resu
 pub(crate) fn check_polka_form(votes: &[SignedVote]) -> Result<(Height, Round), Fault> {
     let first = bounded(votes)?;
     let same = |v: &SignedVote| {
-        (v.vote.kind, v.vote.height, v.vote.round, v.vote.value) == (VoteKind::Prevote, first.vote.height, first.vote.round, first.vote.value)
+        (v.vote.kind, v.vote.height, v.vote.round, v.vote.value)
+            == (VoteKind::Prevote, first.vote.height, first.vote.round, first.vote.value)
     };
     if first.vote.value.is_none() || !votes.iter().all(same) {
         return Err(Fault::Malformed("a polka holds prevotes of one round for one block"));
@@ -118,13 +122,17 @@ pub(crate) fn check_polka_form(votes: &[SignedVote]) -> Result<(Height, Round), 
 pub(crate) fn check_round_form(votes: &[SignedVote], enter: Round, precommits: bool) -> Result<(Height, Round), Fault> {
     let first = bounded(votes)?;
     let (height, round) = (first.vote.height, first.vote.round);
-    let same = |v: &SignedVote| (v.vote.height, v.vote.round) == (height, round) && (!precommits || v.vote.kind == VoteKind::Precommit);
+    let same = |v: &SignedVote| {
+        (v.vote.height, v.vote.round) == (height, round) && (!precommits || v.vote.kind == VoteKind::Precommit)
+    };
     if !votes.iter().all(same) {
         return Err(Fault::Malformed("a round certificate holds votes of one round, precommits if it says so"));
     }
     let leads_to = if precommits { round.0.checked_add(1).map(Round) } else { Some(round) };
     if leads_to != Some(enter) {
-        return Err(Fault::Malformed("a round certificate leads to the round after its precommits, or to that of its votes"));
+        return Err(Fault::Malformed(
+            "a round certificate leads to the round after its precommits, or to that of its votes",
+        ));
     }
     Ok((height, round))
 }
@@ -134,7 +142,9 @@ fn bounded(votes: &[SignedVote]) -> Result<&SignedVote, Fault> {
     if votes.len() > VALIDATORS_MAX {
         return Err(Fault::Certificate(CertificateError::TooMany(votes.len())));
     }
-    if let Some(pair) = votes.windows(2).find(|pair| pair.first().map(|v| v.vote.validator) >= pair.last().map(|v| v.vote.validator)) {
+    if let Some(pair) =
+        votes.windows(2).find(|pair| pair.first().map(|v| v.vote.validator) >= pair.last().map(|v| v.vote.validator))
+    {
         return Err(Fault::Certificate(CertificateError::Order(pair.last().unwrap_or(first).vote.validator)));
     }
     Ok(first)

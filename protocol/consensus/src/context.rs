@@ -200,7 +200,8 @@ pub(crate) struct CoreSet {
 impl CoreSet {
     /// Wraps a set. `types` guarantees that it is not empty and that its power is bounded.
     pub(crate) fn new(wire: Arc<ValidatorSet>) -> Self {
-        let validators = wire.validators().iter().map(|v| CoreValidator { address: Address(v.key), power: v.power }).collect();
+        let validators =
+            wire.validators().iter().map(|v| CoreValidator { address: Address(v.key), power: v.power }).collect();
         Self { validators: Arc::new(validators), total: wire.power_total(), wire }
     }
 
@@ -275,7 +276,14 @@ impl core::Context for Chain {
         &set.validators[index]
     }
 
-    fn new_proposal(&self, height: CoreHeight, round: Round, value: BlockValue, pol_round: Round, proposer: Address) -> CoreProposal {
+    fn new_proposal(
+        &self,
+        height: CoreHeight,
+        round: Round,
+        value: BlockValue,
+        pol_round: Round,
+        proposer: Address,
+    ) -> CoreProposal {
         CoreProposal { height, round, value, pol_round, proposer }
     }
 

@@ -88,7 +88,12 @@ pub(crate) fn wire_signed_proposal(signed: &core::SignedProposal<Chain>) -> Sign
 pub(crate) fn wire_commit(certificate: &core::CommitCertificate<Chain>) -> CommitCertificate {
     let mut signatures: Vec<_> = certificate.commit_signatures.iter().map(|s| (s.address.0, s.signature)).collect();
     signatures.sort_by_key(|(key, _)| *key);
-    CommitCertificate { height: certificate.height.0, round: wire_round(certificate.round), block: certificate.value_id, signatures }
+    CommitCertificate {
+        height: certificate.height.0,
+        round: wire_round(certificate.round),
+        block: certificate.value_id,
+        signatures,
+    }
 }
 
 pub(crate) fn extended_commit(certificate: &CommitCertificate) -> core::ExtendedCommitCertificate<Chain> {

@@ -52,7 +52,10 @@ impl Watch {
     /// Whether exactly this proposal, signature included, was taken in before.
     pub fn knows_proposal(&self, proposal: &SignedProposal) -> bool {
         let p = &proposal.proposal;
-        self.heights.get(&p.height).and_then(|h| h.proposals.get(&(p.round, p.proposer))).is_some_and(|all| all.contains(proposal))
+        self.heights
+            .get(&p.height)
+            .and_then(|h| h.proposals.get(&(p.round, p.proposer)))
+            .is_some_and(|all| all.contains(proposal))
     }
 
     /// Takes in a verified vote; returns evidence if it contradicts one taken in before.
@@ -107,7 +110,10 @@ impl Watch {
             if self.verdict_offences.len() >= VERDICTS_MAX {
                 self.verdict_offences.pop_first();
             }
-            return report(&mut self.verdict_offences, Evidence::Verdicts(Box::new(known.clone()), Box::new(vote.clone())));
+            return report(
+                &mut self.verdict_offences,
+                Evidence::Verdicts(Box::new(known.clone()), Box::new(vote.clone())),
+            );
         }
         if self.verdicts.len() >= VERDICTS_MAX {
             self.verdicts.pop_first();
@@ -164,7 +170,8 @@ mod tests {
     fn vote(round: u32, value: u8) -> SignedVote {
         let key = SecretKey::from_seed([1; 32]);
         let value = Some(BlockId::new([value; 32]));
-        Vote { kind: VoteKind::Precommit, height: Height(4), round: Round(round), value, validator: key.public() }.sign(&key, &CHAIN)
+        Vote { kind: VoteKind::Precommit, height: Height(4), round: Round(round), value, validator: key.public() }
+            .sign(&key, &CHAIN)
     }
 
     #[test]

@@ -39,7 +39,9 @@ pub(crate) struct Held {
 impl Held {
     /// Whether a vote would be kept.
     pub(crate) fn room_for_vote(&self, vote: &SignedVote) -> bool {
-        let Some(votes) = self.heights.get(&vote.vote.height).and_then(|h| h.votes.get(&vote.vote.validator)) else { return true };
+        let Some(votes) = self.heights.get(&vote.vote.height).and_then(|h| h.votes.get(&vote.vote.validator)) else {
+            return true;
+        };
         let in_round = votes.iter().filter(|v| v.vote.round == vote.vote.round).count();
         in_round < VOTES_PER_ROUND && votes.len() < VOTES_PER_HEIGHT
     }
@@ -58,7 +60,10 @@ impl Held {
     /// Whether a proposal of this size would be kept.
     pub(crate) fn room_for_proposal(&self, height: Height, round: Round, proposer: PublicKey, bytes: usize) -> bool {
         let Some(at) = self.heights.get(&height) else { return self.bytes.saturating_add(bytes) <= BYTES_MAX };
-        let same = at.proposals.iter().filter(|(m, _)| m.proposal.proposal.round == round && m.proposal.proposal.proposer == proposer);
+        let same = at
+            .proposals
+            .iter()
+            .filter(|(m, _)| m.proposal.proposal.round == round && m.proposal.proposal.proposer == proposer);
         same.count() < 2 && at.proposals.len() < PROPOSALS_PER_HEIGHT && self.bytes.saturating_add(bytes) <= BYTES_MAX
     }
 
@@ -66,7 +71,10 @@ impl Held {
     pub(crate) fn proposal(&mut self, message: ProposalMessage) {
         let p = &message.proposal.proposal;
         let (height, round, proposer) = (p.height, p.round, p.proposer);
-        let known = self.heights.get(&height).is_some_and(|at| at.proposals.iter().any(|(m, _)| m.proposal == message.proposal));
+        let known = self
+            .heights
+            .get(&height)
+            .is_some_and(|at| at.proposals.iter().any(|(m, _)| m.proposal == message.proposal));
         let bytes = message.to_bytes().len();
         if known || !self.room_for_proposal(height, round, proposer, bytes) {
             return;

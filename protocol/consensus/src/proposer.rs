@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn the_next_round_and_the_next_height_have_another_proposer() {
-        for set in [set(&[1, 1, 1, 1]), set(&[100, 100, 100, 100]), set(&[1, 1, 1, 1, 1, 1, 1]), set(&[7, 7, 7, 6, 6])] {
+        for set in [set(&[1, 1, 1, 1]), set(&[100, 100, 100, 100]), set(&[1, 1, 1, 1, 1, 1, 1]), set(&[7, 7, 7, 6, 6])]
+        {
             for height in 1..200 {
                 let of = |h, r| proposer_index(&set, Height(h), r);
                 assert_ne!(of(height, 0), of(height, 1));

@@ -31,8 +31,6 @@ pub const STATUS_MS: u64 = 2_000;
 pub const APPLY_MS: u64 = 10_000;
 /// A peer proven wrong is not asked for so long, milliseconds.
 pub const PENALTY_MS: u64 = 60_000;
-/// Failures in a row that cost a peer's score.
-pub const FAILURES_MAX: u32 = 4;
 
 /// A peer, opaque.
 pub type Peer = u64;
@@ -180,7 +178,7 @@ impl Sync {
                     p.not_before = now.plus(u64::from(retry_ms).min(PENALTY_MS));
                 }
             }
-            SyncInput::Failed { peer } => self.on_failure(now, peer, &mut out),
+            SyncInput::Failed { peer } => self.on_failure(now, peer),
             SyncInput::Tick => self.on_tick(now, &mut out),
         }
         self.apply(now, &mut out);
@@ -202,9 +200,10 @@ impl Sync {
     }
 
     fn on_tick(&mut self, now: TimeMs, out: &mut Vec<SyncOutput>) {
-        let late: Vec<_> = self.peers.iter().filter(|(_, p)| p.ask.is_some_and(|a| a.until <= now)).map(|(peer, _)| *peer).collect();
+        let late: Vec<_> =
+            self.peers.iter().filter(|(_, p)| p.ask.is_some_and(|a| a.until <= now)).map(|(peer, _)| *peer).collect();
         for peer in late {
-            self.on_failure(now, peer, out);
+            self.on_failure(now, peer);
         }
         if self.applying.is_some_and(|(_, since)| now.since(since) >= APPLY_MS) {
             self.applying = None;
@@ -217,17 +216,14 @@ impl Sync {
         }
     }
 
-    fn on_failure(&mut self, now: TimeMs, peer: Peer, out: &mut Vec<SyncOutput>) {
+    fn on_failure(&mut self, now: TimeMs, peer: Peer) {
         let Some(p) = self.peers.get_mut(&peer) else { return };
         if p.ask.take().is_none() {
             return;
         }
+        // Silence proves nothing, so it costs the peer its turn and not its score.
         p.failures = p.failures.saturating_add(1);
-        p.not_before = now.plus(1_000u64.saturating_mul(1 << p.failures.min(6)).min(PENALTY_MS));
-        if p.failures >= FAILURES_MAX {
-            p.failures = 0;
-            out.push(SyncOutput::Penalise { peer, fault: Fault::Malformed("a peer serves the blocks that its status claims") });
-        }
+        p.not_before = now.plus(500u64.saturating_mul(1 << p.failures.min(7)).min(PENALTY_MS));
     }
 
     fn on_blocks(&mut self, now: TimeMs, peer: Peer, blocks: Vec<DecidedBlock>, out: &mut Vec<SyncOutput>) {
@@ -237,7 +233,7 @@ impl Sync {
             if let Some(p) = self.peers.get_mut(&peer) {
                 p.status = None;
             }
-            return self.on_failure(now, peer, out);
+            return self.on_failure(now, peer);
         }
         if let Err(fault) = check_batch(&self.genesis, ask, &blocks) {
             return self.penalise(now, peer, fault, out);
@@ -307,7 +303,9 @@ impl Sync {
 
     /// How many heights from `from` on, at most a batch, are neither here nor asked for; `None` if `from` itself is.
     fn gap(&self, from: u64, last: u64) -> Option<u64> {
-        let asked = |h: u64| self.peers.values().filter_map(|p| p.ask).any(|a| h >= a.from.0 && h.saturating_sub(a.from.0) < a.count);
+        let asked = |h: u64| {
+            self.peers.values().filter_map(|p| p.ask).any(|a| h >= a.from.0 && h.saturating_sub(a.from.0) < a.count)
+        };
         let free = |h: &u64| !self.ready.contains_key(&Height(*h)) && !asked(*h);
         let count = (from..=last).take(SYNC_BLOCKS_MAX).take_while(free).count() as u64;
         (count > 0).then_some(count)

@@ -53,7 +53,9 @@ impl BlobManifest {
     /// # Errors
     /// [`TypeError::OutOfBounds`] for a wrong length, number of chunks, or chaining values that don't merge to the hash.
     pub fn verify(&self, hash: &BlobHash) -> Result<(), TypeError> {
-        let bad = |value: String, limit: &str| Err(TypeError::OutOfBounds { field: "blob manifest", value, limit: limit.into() });
+        let bad = |value: String, limit: &str| {
+            Err(TypeError::OutOfBounds { field: "blob manifest", value, limit: limit.into() })
+        };
         if self.bytes > BLOB_BYTES_MAX {
             return bad(format!("{} bytes", self.bytes), "at most 33554432 bytes");
         }
@@ -97,7 +99,9 @@ impl ManifestBuilder {
     /// # Errors
     /// [`TypeError::OutOfBounds`] for a chunk after a short one, a longer chunk, and more than [`BLOB_BYTES_MAX`] in all.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), TypeError> {
-        let bad = |field, value: u64, limit: &str| Err(TypeError::OutOfBounds { field, value: value.to_string(), limit: limit.into() });
+        let bad = |field, value: u64, limit: &str| {
+            Err(TypeError::OutOfBounds { field, value: value.to_string(), limit: limit.into() })
+        };
         let length = chunk.len() as u64;
         if length == 0 {
             return Ok(());

@@ -100,7 +100,8 @@ impl Wire for DecidedBlock {
 
 /// Hash over the full bytes of transactions in order.
 pub fn transactions_root<'a>(transactions: impl Iterator<Item = &'a Transaction>) -> Digest {
-    let hashes: Vec<[u8; 32]> = transactions.map(|t| hash_parts("proofmesh transaction v1", &[&encode_body(t)])).collect();
+    let hashes: Vec<[u8; 32]> =
+        transactions.map(|t| hash_parts("proofmesh transaction v1", &[&encode_body(t)])).collect();
     let parts: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
     Digest::new(hash_parts("proofmesh transactions v1", &parts))
 }

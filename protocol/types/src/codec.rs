@@ -79,7 +79,10 @@ pub fn decode_body<T: Decode<()> + Encode>(record: &'static str, body: &[u8]) ->
     };
     let (value, used) = decoded.map_err(|e| TypeError::Malformed { record, detail: e.to_string() })?;
     if used != body.len() {
-        return Err(TypeError::Malformed { record, detail: format!("{} bytes left over", body.len().saturating_sub(used)) });
+        return Err(TypeError::Malformed {
+            record,
+            detail: format!("{} bytes left over", body.len().saturating_sub(used)),
+        });
     }
     if encode_body(&value) != body {
         return Err(TypeError::NotCanonical { record });

@@ -91,7 +91,13 @@ mod tests {
         let chain = GenesisHash::new([3; 32]);
         let vote = |key: &SecretKey, round: u32, value: u8| {
             let value = Some(BlockId::new([value; 32]));
-            let v = Vote { kind: VoteKind::Prevote, height: Height(4), round: Round(round), value, validator: key.public() };
+            let v = Vote {
+                kind: VoteKind::Prevote,
+                height: Height(4),
+                round: Round(round),
+                value,
+                validator: key.public(),
+            };
             v.sign(key, &chain)
         };
         let real = Evidence::Votes(vote(&key, 0, 1), vote(&key, 0, 2)).canonical();

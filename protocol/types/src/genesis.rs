@@ -108,22 +108,40 @@ impl Genesis {
         self.validator_set()?;
         let provers: BTreeSet<_> = self.provers.iter().map(|p| p.account).collect();
         if provers.len() != self.provers.len() {
-            return Err(TypeError::OutOfBounds { field: "provers.account", value: "double key".into(), limit: "each once".into() });
+            return Err(TypeError::OutOfBounds {
+                field: "provers.account",
+                value: "double key".into(),
+                limit: "each once".into(),
+            });
         }
         if let Some(p) = self.provers.iter().find(|p| p.weight == 0 || p.weight > 1_000) {
-            return Err(TypeError::OutOfBounds { field: "provers.weight", value: p.weight.to_string(), limit: "1 to 1000".into() });
+            return Err(TypeError::OutOfBounds {
+                field: "provers.weight",
+                value: p.weight.to_string(),
+                limit: "1 to 1000".into(),
+            });
         }
         let accounts: BTreeSet<_> = self.accounts.iter().map(|a| a.account).collect();
         if accounts.len() != self.accounts.len() {
-            return Err(TypeError::OutOfBounds { field: "accounts.account", value: "double key".into(), limit: "each once".into() });
+            return Err(TypeError::OutOfBounds {
+                field: "accounts.account",
+                value: "double key".into(),
+                limit: "each once".into(),
+            });
         }
         let mut sum = Some(Amount::ZERO);
         let amounts = self.accounts.iter().map(|a| a.balance);
-        for amount in amounts.chain(self.validators.iter().map(|v| v.stake)).chain(self.provers.iter().map(|p| p.deposit)) {
+        for amount in
+            amounts.chain(self.validators.iter().map(|v| v.stake)).chain(self.provers.iter().map(|p| p.deposit))
+        {
             sum = sum.and_then(|s| s.checked_add(amount)).filter(|s| s.0 < 1 << 120);
         }
         if sum.is_none() {
-            return Err(TypeError::OutOfBounds { field: "accounts (sum of credits)", value: "over".into(), limit: "below 2^120".into() });
+            return Err(TypeError::OutOfBounds {
+                field: "accounts (sum of credits)",
+                value: "over".into(),
+                limit: "below 2^120".into(),
+            });
         }
         Ok(())
     }

@@ -15,7 +15,8 @@ use crate::error::TypeError;
 /// # Errors
 /// [`TypeError::BadText`] that names `field`.
 pub fn parse_hex32(field: &'static str, text: &str) -> Result<[u8; 32], TypeError> {
-    let bad = || TypeError::BadText { field, value: text.chars().take(80).collect(), expected: "64 lower-case hex digits" };
+    let bad =
+        || TypeError::BadText { field, value: text.chars().take(80).collect(), expected: "64 lower-case hex digits" };
     if text.len() != 64 || text.bytes().any(|b| !matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return Err(bad());
     }
@@ -192,7 +193,11 @@ impl FromStr for Amount {
     type Err = TypeError;
 
     fn from_str(text: &str) -> Result<Self, TypeError> {
-        let bad = || TypeError::BadText { field: "amount", value: text.chars().take(80).collect(), expected: "decimal number of credits" };
+        let bad = || TypeError::BadText {
+            field: "amount",
+            value: text.chars().take(80).collect(),
+            expected: "decimal number of credits",
+        };
         if text.is_empty() || text.bytes().any(|b| !b.is_ascii_digit()) {
             return Err(bad());
         }

@@ -125,7 +125,11 @@ impl JobSpec {
                     OutputRule::Exact(w) => format!("exact output of {} words for {kind:?}", w.len()),
                     OutputRule::Quorum => format!("quorum for {kind:?}"),
                 };
-                return bad("output_rule", words, format!("exact for a PIE, else quorum or a prefix of 1 to {OUTPUT_PREFIX_MAX} words"));
+                return bad(
+                    "output_rule",
+                    words,
+                    format!("exact for a PIE, else quorum or a prefix of 1 to {OUTPUT_PREFIX_MAX} words"),
+                );
             }
         }
         if self.proof_system != PROOF_SYSTEM_VERSION {
@@ -143,7 +147,11 @@ impl JobSpec {
         if let Some(key) = &self.idempotency_key
             && (key.is_empty() || key.len() > IDEMPOTENCY_KEY_MAX || !key.bytes().all(|b| b.is_ascii_graphic()))
         {
-            return bad("idempotency_key", key.chars().take(80).collect(), format!("1 to {IDEMPOTENCY_KEY_MAX} visible ASCII characters"));
+            return bad(
+                "idempotency_key",
+                key.chars().take(80).collect(),
+                format!("1 to {IDEMPOTENCY_KEY_MAX} visible ASCII characters"),
+            );
         }
         Ok(())
     }

@@ -78,7 +78,9 @@ mod tests {
     fn scan_stays_within_prefix_space_and_limit() {
         let mut kv = MemoryKv::default();
         let put = |key: &[u8]| ((Space::State, key.to_vec()), Some(key.to_vec()));
-        kv.apply(&[put(b"a1"), put(b"a2"), put(b"a3"), put(b"b1"), ((Space::Tree, b"a9".to_vec()), Some(vec![]))].into());
+        kv.apply(
+            &[put(b"a1"), put(b"a2"), put(b"a3"), put(b"b1"), ((Space::Tree, b"a9".to_vec()), Some(vec![]))].into(),
+        );
         let keys = |rows: Vec<KvPair>| rows.into_iter().map(|(k, _)| k).collect::<Vec<_>>();
         assert_eq!(keys(kv.scan(Space::State, b"a", None, 9).unwrap()), [b"a1", b"a2", b"a3"]);
         assert_eq!(keys(kv.scan(Space::State, b"a", Some(b"a2"), 1).unwrap()), [b"a2"]);

@@ -103,7 +103,13 @@ impl Params {
         Self {
             block_ms: 500,
             empty_block_ms: 10_000,
-            timeouts: Timeouts { propose_ms: 3_000, prevote_ms: 1_000, precommit_ms: 1_000, delta_ms: 500, rebroadcast_ms: 2_000 },
+            timeouts: Timeouts {
+                propose_ms: 3_000,
+                prevote_ms: 1_000,
+                precommit_ms: 1_000,
+                delta_ms: 500,
+                rebroadcast_ms: 2_000,
+            },
             clock_drift_ms: 10_000,
             fees: Fees {
                 job_base: Amount(1_000),
@@ -136,7 +142,9 @@ impl Params {
     /// # Errors
     /// [`TypeError::OutOfBounds`] naming the field.
     pub fn check(&self) -> Result<(), TypeError> {
-        let bad = |field, value: u64, limit: &str| Err(TypeError::OutOfBounds { field, value: value.to_string(), limit: limit.into() });
+        let bad = |field, value: u64, limit: &str| {
+            Err(TypeError::OutOfBounds { field, value: value.to_string(), limit: limit.into() })
+        };
         let f = &self.fees;
         let shares = u64::from(f.prover_permille) + u64::from(f.validators_permille) + u64::from(f.certifier_permille);
         if shares != 1_000 {
@@ -156,7 +164,11 @@ impl Params {
         }
         // The ledger keeps one entry per rejected attempt in a task's record.
         if self.assignment.attempts_max == 0 || self.assignment.attempts_max > 1_000 {
-            return bad("params.assignment.attempts_max", u64::from(self.assignment.attempts_max), "between 1 and 1000");
+            return bad(
+                "params.assignment.attempts_max",
+                u64::from(self.assignment.attempts_max),
+                "between 1 and 1000",
+            );
         }
         if self.steps_max == 0 || self.steps_max > 1 << 40 {
             return bad("params.steps_max", self.steps_max, "between 1 and 2^40");

@@ -69,7 +69,10 @@ impl Statement {
     /// The binding digest that the proof's first task outputs: it covers the chain, the job, the task, the statement and
     /// the prover's key, so that a stolen proof is worthless under another name.
     pub fn binding(&self, prover: &PublicKey) -> Digest {
-        Digest::new(hash_parts("proofmesh proof binding v1", &[self.genesis.as_bytes(), self.digest().as_bytes(), prover.as_bytes()]))
+        Digest::new(hash_parts(
+            "proofmesh proof binding v1",
+            &[self.genesis.as_bytes(), self.digest().as_bytes(), prover.as_bytes()],
+        ))
     }
 
     /// The binding digest as the two field elements that the binding task outputs: first the high, then the low 128 bits of the

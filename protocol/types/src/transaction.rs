@@ -217,7 +217,8 @@ impl SignedTx {
     /// Whether the sender signed it, for `genesis`.
     pub fn verify(&self, genesis: &GenesisHash) -> bool {
         let content = &self.content;
-        content.genesis == *genesis && content.sender.verify(Domain::Transaction, genesis, &encode_body(content), &self.signature)
+        content.genesis == *genesis
+            && content.sender.verify(Domain::Transaction, genesis, &encode_body(content), &self.signature)
     }
 }
 
@@ -229,7 +230,9 @@ impl Transaction {
             Self::Certify { certificate, .. } => {
                 TxId::new(hash_parts("proofmesh certify-id v1", &[&encode_body(&certificate.subject)]))
             }
-            Self::Evidence(evidence) => TxId::new(hash_parts("proofmesh evidence-id v1", &[evidence.offence().as_bytes()])),
+            Self::Evidence(evidence) => {
+                TxId::new(hash_parts("proofmesh evidence-id v1", &[evidence.offence().as_bytes()]))
+            }
         }
     }
 
@@ -244,7 +247,9 @@ impl Transaction {
     /// Blobs that must be held while the transaction's job lives.
     pub fn blobs(&self) -> BTreeSet<BlobHash> {
         match self.signed().map(|tx| &tx.content.action) {
-            Some(Action::SubmitJob(spec)) => std::iter::once(spec.program.hash).chain(spec.args.map(|a| a.hash)).collect(),
+            Some(Action::SubmitJob(spec)) => {
+                std::iter::once(spec.program.hash).chain(spec.args.map(|a| a.hash)).collect()
+            }
             _ => BTreeSet::new(),
         }
     }

@@ -69,7 +69,11 @@ impl FromStr for Check {
     type Err = TypeError;
 
     fn from_str(text: &str) -> Result<Self, TypeError> {
-        let bad = || TypeError::BadText { field: "check", value: text.chars().take(80).collect(), expected: "name of a check" };
+        let bad = || TypeError::BadText {
+            field: "check",
+            value: text.chars().take(80).collect(),
+            expected: "name of a check",
+        };
         Self::ALL.iter().copied().find(|c| c.name() == text).ok_or_else(bad)
     }
 }
@@ -331,7 +335,10 @@ mod tests {
         assert_eq!(outcome(&[bad, bad]), None);
         assert_eq!(outcome(&[bad, bad, bad, Abstain]), Some(Outcome::Rejected));
         assert_eq!(outcome(&[Abstain; 6]), None);
-        assert_eq!(certificate(&keys, &[bad, Invalid(Check::Input), bad], &chain).failed_check(&set), Some(Check::Stark));
+        assert_eq!(
+            certificate(&keys, &[bad, Invalid(Check::Input), bad], &chain).failed_check(&set),
+            Some(Check::Stark)
+        );
         let mut flipped = certificate(&keys, &[Valid; 5], &chain);
         flipped.votes[0].1 = bad;
         assert!(matches!(flipped.outcome(&chain, &set), Err(CertificateError::Signature(_))));

@@ -199,7 +199,13 @@ impl CommitCertificate {
     ///
     /// # Errors
     /// The first [`CertificateError`] met.
-    pub fn verify(&self, genesis: &GenesisHash, set: &ValidatorSet, height: Height, block: BlockId) -> Result<(u64, u64), CertificateError> {
+    pub fn verify(
+        &self,
+        genesis: &GenesisHash,
+        set: &ValidatorSet,
+        height: Height,
+        block: BlockId,
+    ) -> Result<(u64, u64), CertificateError> {
         if self.height != height {
             return Err(CertificateError::Height { found: self.height, expected: height });
         }
@@ -210,7 +216,9 @@ impl CommitCertificate {
             set,
             &self.signatures,
             |(key, _)| *key,
-            |(key, signature)| key.verify(Domain::ConsensusVote, genesis, &encode_body(&self.precommit_of(*key)), signature),
+            |(key, signature)| {
+                key.verify(Domain::ConsensusVote, genesis, &encode_body(&self.precommit_of(*key)), signature)
+            },
         )?;
         let total = set.power_total();
         if set.is_quorum(signed) { Ok((signed, total)) } else { Err(CertificateError::Power { signed, total }) }
@@ -234,7 +242,8 @@ mod tests {
     }
 
     fn certificate(keys: &[SecretKey], genesis: &GenesisHash) -> CommitCertificate {
-        let mut c = CommitCertificate { height: Height(5), round: Round(1), block: BlockId::new([9; 32]), signatures: vec![] };
+        let mut c =
+            CommitCertificate { height: Height(5), round: Round(1), block: BlockId::new([9; 32]), signatures: vec![] };
         for key in keys {
             let vote = c.precommit_of(key.public()).sign(key, genesis);
             c.signatures.push((key.public(), vote.signature));
@@ -245,14 +254,22 @@ mod tests {
     #[test]
     fn only_more_than_two_thirds_of_the_set_decides() {
         let keys = keys();
-        let set = ValidatorSet::new(keys[..6].iter().map(|k| Validator { key: k.public(), power: 1 }).collect()).unwrap();
-        let small = ValidatorSet::new(keys[..3].iter().map(|k| Validator { key: k.public(), power: 1 }).collect()).unwrap();
+        let set =
+            ValidatorSet::new(keys[..6].iter().map(|k| Validator { key: k.public(), power: 1 }).collect()).unwrap();
+        let small =
+            ValidatorSet::new(keys[..3].iter().map(|k| Validator { key: k.public(), power: 1 }).collect()).unwrap();
         let chain = GenesisHash::new([3; 32]);
         let good = certificate(&keys[..5], &chain);
         let (h, b) = (good.height, good.block);
         assert_eq!(good.verify(&chain, &set, h, b), Ok((5, 6)));
-        assert!(matches!(certificate(&keys[..4], &chain).verify(&chain, &set, h, b), Err(CertificateError::Power { signed: 4, total: 6 })));
-        assert!(matches!(certificate(&keys[..2], &chain).verify(&chain, &small, h, b), Err(CertificateError::Power { signed: 2, .. })));
+        assert!(matches!(
+            certificate(&keys[..4], &chain).verify(&chain, &set, h, b),
+            Err(CertificateError::Power { signed: 4, total: 6 })
+        ));
+        assert!(matches!(
+            certificate(&keys[..2], &chain).verify(&chain, &small, h, b),
+            Err(CertificateError::Power { signed: 2, .. })
+        ));
         assert!(matches!(good.verify(&chain, &small, h, b), Err(CertificateError::Stranger(_))));
         assert!(matches!(good.verify(&GenesisHash::new([4; 32]), &set, h, b), Err(CertificateError::Signature(_))));
         assert!(matches!(good.verify(&chain, &set, Height(6), b), Err(CertificateError::Height { .. })));

@@ -40,7 +40,8 @@ fn main() -> Result<ExitCode> {
     let configs: Vec<_> = (arguments.first_seed..last).map(|seed| Config { bug, ..Config::of_seed(seed) }).collect();
     let started = Instant::now();
     let results = run_all(&configs, arguments.threads);
-    let (mut failed, mut blocks, mut crashes, mut torn, mut paid, mut synced, mut lost, mut effects) = (0u64, 0, 0, 0, 0, 0, 0, 0);
+    let (mut failed, mut blocks, mut crashes, mut torn, mut paid, mut synced, mut lost, mut effects) =
+        (0u64, 0, 0, 0, 0, 0, 0, 0);
     for (config, result) in configs.iter().zip(&results) {
         match result {
             Ok(r) => {

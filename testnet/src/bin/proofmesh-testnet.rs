@@ -78,7 +78,9 @@ fn watch_signals(stop: Arc<AtomicBool>) -> Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
                 return;
             };
             tokio::select! {
@@ -113,7 +115,10 @@ fn make(run: &Run) -> Result<Cluster> {
     }
     if run.dir.exists() && run.fresh {
         if !known && std::fs::read_dir(&run.dir)?.next().is_some() {
-            bail!("--dir: {} holds something that is no testnet; nothing was removed; name another folder", run.dir.display());
+            bail!(
+                "--dir: {} holds something that is no testnet; nothing was removed; name another folder",
+                run.dir.display()
+            );
         }
         std::fs::remove_dir_all(&run.dir).with_context(|| format!("removing {}", run.dir.display()))?;
     }
@@ -158,7 +163,8 @@ fn submit(run: &Run, cluster: &mut Cluster) -> Result<String> {
     let key = cluster.file().user_key.display().to_string();
     let program = run.program.display().to_string();
     println!("submitting {program} with {EXAMPLE_ARGS} to node 0");
-    let command = ["job", "submit", &program, "--args", EXAMPLE_ARGS, "--expect-output-prefix", EXAMPLE_PREFIX, "--key", &key];
+    let command =
+        ["job", "submit", &program, "--args", EXAMPLE_ARGS, "--expect-output-prefix", EXAMPLE_PREFIX, "--key", &key];
     let answer = cluster.ask(0, &command)?;
     let job = answer["job_id"].as_str().context("job_submit: no job_id in the answer")?.to_owned();
     if answer["status"] != "decided" {

@@ -101,10 +101,17 @@ impl Cluster {
     pub fn create(cli: Cli, dir: &Path, options: &Options) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let mut arguments = vec!["testnet-init".to_owned(), "--dir".into(), dir.display().to_string()];
-        arguments.extend(["--nodes".into(), options.nodes.to_string(), "--base-port".into(), options.base_port.to_string()]);
-        for (flag, value) in
-            [("--block-ms", options.block_ms), ("--empty-block-ms", options.empty_block_ms), ("--window-ms", options.window_ms)]
-        {
+        arguments.extend([
+            "--nodes".into(),
+            options.nodes.to_string(),
+            "--base-port".into(),
+            options.base_port.to_string(),
+        ]);
+        for (flag, value) in [
+            ("--block-ms", options.block_ms),
+            ("--empty-block-ms", options.empty_block_ms),
+            ("--window-ms", options.window_ms),
+        ] {
             if let Some(value) = value {
                 arguments.extend([flag.to_owned(), value.to_string()]);
             }
@@ -124,7 +131,8 @@ impl Cluster {
     pub fn open(cli: Cli, dir: &Path) -> Result<Self> {
         let path = dir.join("testnet.json");
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let mut file: TestnetFile = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+        let mut file: TestnetFile =
+            serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
         for node in &mut file.nodes {
             node.pid = None;
         }
@@ -294,7 +302,10 @@ impl Cluster {
             }
             for index in 0..self.running.len() {
                 if let Some(code) = self.ended(index)? {
-                    bail!("node {index} ended by itself with {code} while waiting for {what}; its log: {}", self.log(index).display());
+                    bail!(
+                        "node {index} ended by itself with {code} while waiting for {what}; its log: {}",
+                        self.log(index).display()
+                    );
                 }
             }
             if Instant::now() >= deadline {

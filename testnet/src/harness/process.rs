@@ -24,7 +24,10 @@ pub fn binary() -> Result<PathBuf> {
     let own = std::env::current_exe().context("finding the running executable")?;
     let candidates = own.ancestors().skip(1).take(2).map(|folder| folder.join("proofmesh"));
     candidates.into_iter().find(|p| p.is_file()).with_context(|| {
-        format!("no proofmesh binary beside {}: build it (cargo build --release -p proofmesh) or set PROOFMESH_BIN", own.display())
+        format!(
+            "no proofmesh binary beside {}: build it (cargo build --release -p proofmesh) or set PROOFMESH_BIN",
+            own.display()
+        )
     })
 }
 
@@ -107,7 +110,11 @@ impl NodeProcess {
     /// # Errors
     /// When the process can't be started.
     pub fn start(cli: &Cli, home: &Path, log: &Path) -> Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(log).with_context(|| format!("opening {}", log.display()))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("opening {}", log.display()))?;
         let mut command = Command::new(cli.bin());
         command.arg("start").arg("--home").arg(home).stdin(Stdio::null());
         command.stdout(file.try_clone()?).stderr(file);

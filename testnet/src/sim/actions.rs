@@ -69,11 +69,28 @@ impl Packet {
 
 /// What happens at a node at some time.
 pub(super) enum Event {
-    Packet { from: usize, packet: Packet },
-    Timer { id: TimerId, generation: u64 },
+    Packet {
+        from: usize,
+        packet: Packet,
+    },
+    Timer {
+        id: TimerId,
+        generation: u64,
+    },
     Feed(Box<Input>),
-    Check { height: Height, round: Round, block: Arc<Block>, certified: bool },
-    Pace { generation: u64 },
+    Check {
+        height: Height,
+        round: Round,
+        block: Arc<Block>,
+        certified: bool,
+    },
+    Pace {
+        generation: u64,
+    },
+    /// A request was lost, or its answer.
+    Unanswered {
+        peer: usize,
+    },
     Tick,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use consensus::{Acceptance, Input, SyncInput, SyncOutput};
 use ledger::tally::{Added, Tally};
+use storage::StoreRead;
 use types::codec::Wire;
 use types::gossip::{ConsensusMessage, ProposalMessage, TxMessage};
 use types::ids::{BlobHash, BlockId, GenesisHash, Height, TimeMs};
@@ -14,7 +15,6 @@ use types::rpc_sync::{Request, Response};
 use types::transaction::{Action, DeclineReason, Transaction};
 use types::validator::ValidatorSet;
 use types::verdict::{Check, Claim, ProofCertificate, ProofVote, SignedProofVote, Verdict, VoteSubject};
-use storage::StoreRead;
 
 use super::actions::{Event, Packet, Step, Surroundings};
 use super::dice::Dice;
@@ -43,7 +43,11 @@ impl Desk {
     }
 
     /// Takes a verdict; the certificate once there are enough.
-    fn add(&mut self, vote: SignedProofVote, set: &ValidatorSet) -> Result<Option<ProofCertificate>, Box<types::evidence::Evidence>> {
+    fn add(
+        &mut self,
+        vote: SignedProofVote,
+        set: &ValidatorSet,
+    ) -> Result<Option<ProofCertificate>, Box<types::evidence::Evidence>> {
         if let Some(naive) = &mut self.naive {
             let subject = vote.vote.subject.clone();
             let votes = naive.entry(subject.slot()).or_default();
@@ -51,7 +55,8 @@ impl Desk {
             let valid = votes.iter().filter(|v| v.vote.verdict == Verdict::Valid);
             let power = valid.filter_map(|v| set.power_of(&v.vote.validator)).fold(0, u64::saturating_add);
             if set.is_quorum(power) {
-                let mut entries: Vec<_> = votes.iter().map(|v| (v.vote.validator, v.vote.verdict, v.signature)).collect();
+                let mut entries: Vec<_> =
+                    votes.iter().map(|v| (v.vote.validator, v.vote.verdict, v.signature)).collect();
                 entries.sort();
                 entries.dedup();
                 return Ok(Some(ProofCertificate { subject, votes: entries }));
@@ -122,7 +127,9 @@ impl SimNode {
                     around.send(usize::try_from(peer).unwrap_or(usize::MAX), Packet::request(&request));
                 }
                 SyncOutput::Apply(decided) => self.apply_synced(around, *decided)?,
-                SyncOutput::Penalise { peer, fault } => return Err(broken(format!("honest node {peer} was blamed: {fault}"))),
+                SyncOutput::Penalise { peer, fault } => {
+                    return Err(broken(format!("honest node {peer} was blamed: {fault}")));
+                }
                 SyncOutput::UpToDate { .. } => {}
             }
         }
@@ -163,7 +170,8 @@ impl SimNode {
         let view = self.view();
         let Some(set) = ledger::validator_set(&view, vote.vote.subject.height).map_err(broken)? else { return Ok(()) };
         let certifier = users::owner(self.index).public();
-        let certificate = self.live()?.desk.add(vote, &set).map_err(|evidence| super::judge::Judge::evidence(&evidence))?;
+        let certificate =
+            self.live()?.desk.add(vote, &set).map_err(|evidence| super::judge::Judge::evidence(&evidence))?;
         if let Some(certificate) = certificate {
             around.judge.certificate(&certificate, &set)?;
             self.take_tx(Transaction::Certify { certificate, certifier })?;
@@ -173,6 +181,9 @@ impl SimNode {
 
     /// Adds a transaction that the present state does not refuse for good.
     pub(super) fn take_tx(&mut self, tx: Transaction) -> Step {
+        if self.live()?.mempool.contains_key(&tx.id()) {
+            return Ok(());
+        }
         let view = self.view();
         let now = TimeMs(ledger::head(&view).map_err(broken)?.time_ms.0);
         let keep = match ledger::precheck::check_transaction(&view, &tx, now) {
@@ -189,7 +200,8 @@ impl SimNode {
     /// The next nonce of an account, if nothing of it waits here.
     pub(super) fn free_nonce(&mut self, account: &PublicKey) -> Step<Option<u64>> {
         let nonce = ledger::query::account(&self.view(), account).map_err(broken)?.nonce;
-        let waits = |tx: &Transaction| tx.signed().is_some_and(|s| s.content.sender == *account && s.content.nonce >= nonce);
+        let waits =
+            |tx: &Transaction| tx.signed().is_some_and(|s| s.content.sender == *account && s.content.nonce >= nonce);
         Ok((!self.live()?.mempool.values().any(waits)).then_some(nonce))
     }
 
@@ -199,8 +211,11 @@ impl SimNode {
         let own = self.prover.public();
         let Some(nonce) = self.free_nonce(&own)? else { return Ok(()) };
         for job in ledger::query::live_jobs(&view).map_err(broken)? {
-            let running = ledger::query::job(&view, &job).map_err(broken)?.is_some_and(|j| j.status == JobStatus::Running);
-            let Some(assignment) = ledger::assign(&view, &job, 0).map_err(broken)?.filter(|_| running) else { continue };
+            let running =
+                ledger::query::job(&view, &job).map_err(broken)?.is_some_and(|j| j.status == JobStatus::Running);
+            let Some(assignment) = ledger::assign(&view, &job, 0).map_err(broken)?.filter(|_| running) else {
+                continue;
+            };
             // Block time runs behind the wall clock; a claim that comes too early waits in the pool.
             if !assignment.may_prove(&own, now) || !around.dice.chance(600) {
                 continue;
@@ -259,7 +274,9 @@ impl SimNode {
     /// Everybody is honest, so nothing that arrives may cost its sender.
     fn blame(&self, acceptance: &Option<Acceptance>) -> Step {
         match acceptance {
-            Some(Acceptance::Reject(fault)) => Err(broken(format!("node {} rejects an honest message: {fault}", self.index))),
+            Some(Acceptance::Reject(fault)) => {
+                Err(broken(format!("node {} rejects an honest message: {fault}", self.index)))
+            }
             _ => Ok(()),
         }
     }
@@ -280,7 +297,7 @@ impl SimNode {
                 Some(Response::Votes { votes, proposals })
             }
             Request::Verdicts { job } => Some(Response::Verdicts(self.live()?.desk.tally.of_job(&job))),
-            Request::BlobManifest { .. } | Request::BlobChunk { .. } => None,
+            Request::BlobManifest { .. } | Request::BlobChunk { .. } | Request::Genesis => None,
         })
     }
 
@@ -301,14 +318,17 @@ impl SimNode {
                     self.feed(around, Input::ProposalOnly(proposal))?;
                 }
                 for vote in votes {
-                    self.feed(around, Input::Message { from: Some(peer), message: ConsensusMessage::Vote { vote, resend: 0 } })?;
+                    self.feed(
+                        around,
+                        Input::Message { from: Some(peer), message: ConsensusMessage::Vote { vote, resend: 0 } },
+                    )?;
                 }
                 return Ok(());
             }
             Response::Verdicts(votes) => {
                 return votes.into_iter().try_for_each(|vote| self.take_verdict(around, vote));
             }
-            Response::BlobManifest(_) | Response::BlobChunk(_) => return Ok(()),
+            Response::BlobManifest(_) | Response::BlobChunk(_) | Response::Genesis(_) => return Ok(()),
         };
         let plan = self.live()?.sync.handle(now, input);
         self.carry_out_sync(around, plan)

@@ -64,6 +64,8 @@ pub(super) struct Judge {
     said: BTreeMap<Slot, [u8; 32]>,
     paid: BTreeMap<JobId, Height>,
     ended: BTreeMap<JobId, Height>,
+    /// Height up to which transactions are counted.
+    counted: Height,
     chronicle: [u8; 32],
     pub(super) report: Report,
 }
@@ -76,6 +78,7 @@ impl Judge {
             said: BTreeMap::new(),
             paid: BTreeMap::new(),
             ended: BTreeMap::new(),
+            counted: Height(0),
             chronicle: [0; 32],
             report: Report::default(),
         }
@@ -96,7 +99,12 @@ impl Judge {
     }
 
     /// A node took a block for decided.
-    pub(super) fn decided(&mut self, decided: &DecidedBlock, set: &ValidatorSet, state: StateRoot) -> Result<(), Violation> {
+    pub(super) fn decided(
+        &mut self,
+        decided: &DecidedBlock,
+        set: &ValidatorSet,
+        state: StateRoot,
+    ) -> Result<(), Violation> {
         let (height, id) = (decided.block.header.height, decided.block.id());
         if let Err(error) = decided.certificate.verify(&self.genesis, set, height, id) {
             return Err(Violation::BadCertificate(format!("height {height}: {error}")));
@@ -120,22 +128,15 @@ impl Judge {
 
     /// What a block did on some node.
     pub(super) fn executed(&mut self, executed: &Executed) -> Result<(), Violation> {
-        let first = self.decided.last_key_value().is_some_and(|(height, _)| *height == executed.height);
+        let first = executed.height > self.counted;
+        self.counted = self.counted.max(executed.height);
         for event in &executed.events {
             match event {
                 Event::Transferred { .. } if first => self.report.transfers += 1,
                 Event::JobSubmitted { .. } if first => self.report.jobs += 1,
                 Event::ClaimRejected { .. } if first => self.report.rejected += 1,
-                Event::ClaimCertified { job, .. } => {
-                    if self.paid.insert(*job, executed.height).is_some_and(|at| at != executed.height) {
-                        return Err(Violation::PaidTwice(format!("job {} again at height {}", job.short(), executed.height)));
-                    }
-                }
-                Event::JobEnded { job, .. } => {
-                    if self.ended.insert(*job, executed.height).is_some_and(|at| at != executed.height) {
-                        return Err(Violation::PaidTwice(format!("job {} ended again at height {}", job.short(), executed.height)));
-                    }
-                }
+                Event::ClaimCertified { job, .. } => once(&mut self.paid, *job, executed.height, "paid")?,
+                Event::JobEnded { job, .. } => once(&mut self.ended, *job, executed.height, "ended")?,
                 _ => {}
             }
         }
@@ -169,7 +170,9 @@ impl Judge {
     pub(super) fn consensus(&mut self, message: &ConsensusMessage) -> Result<(), Violation> {
         match message {
             ConsensusMessage::Vote { vote, .. } => self.vote(vote),
-            ConsensusMessage::Polka { votes } | ConsensusMessage::Round { votes, .. } => votes.iter().try_for_each(|v| self.vote(v)),
+            ConsensusMessage::Polka { votes } | ConsensusMessage::Round { votes, .. } => {
+                votes.iter().try_for_each(|v| self.vote(v))
+            }
         }
     }
 
@@ -191,7 +194,10 @@ impl Judge {
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
                 let signers = certificate.votes.len();
-                Err(Violation::BadCertificate(format!("job {}: {signers} votes decide nothing", certificate.subject.job.short())))
+                Err(Violation::BadCertificate(format!(
+                    "job {}: {signers} votes decide nothing",
+                    certificate.subject.job.short()
+                )))
             }
             Err(error) => Err(Violation::BadCertificate(format!("job {}: {error}", certificate.subject.job.short()))),
         }
@@ -199,6 +205,20 @@ impl Judge {
 
     /// A node found evidence: in a run without liars that is a lie of an honest node.
     pub(super) fn evidence(evidence: &Evidence) -> Violation {
-        Violation::Equivocation(format!("evidence against {} at height {}", evidence.offender().short(), evidence.height()))
+        Violation::Equivocation(format!(
+            "evidence against {} at height {}",
+            evidence.offender().short(),
+            evidence.height()
+        ))
+    }
+}
+
+/// Something that happens to a job at one height only, on every node the same.
+fn once(heights: &mut BTreeMap<JobId, Height>, job: JobId, height: Height, what: &str) -> Result<(), Violation> {
+    match heights.insert(job, height) {
+        Some(at) if at != height => {
+            Err(Violation::PaidTwice(format!("job {} {what} at height {at} and again at {height}", job.short())))
+        }
+        _ => Ok(()),
     }
 }

@@ -149,9 +149,9 @@ impl std::error::Error for Failure {}
 /// # Errors
 /// [`Failure`] at the first broken invariant.
 pub fn run(config: Config) -> Result<Report, Box<Failure>> {
-    world::World::new(config).and_then(world::World::run).map_err(|(at_ms, violation)| {
-        Box::new(Failure { seed: config.seed, bug: config.bug, at_ms, violation })
-    })
+    world::World::new(config)
+        .and_then(world::World::run)
+        .map_err(|(at_ms, violation)| Box::new(Failure { seed: config.seed, bug: config.bug, at_ms, violation }))
 }
 
 /// Runs many configurations on `threads` threads; results in the order given.

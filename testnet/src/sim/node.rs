@@ -13,7 +13,7 @@ use storage::{BlockCommit, MemoryStore, Snapshot, Store, StoreRead};
 use types::block::{Block, DecidedBlock};
 use types::codec::Wire;
 use types::genesis::Genesis;
-use types::ids::{GenesisHash, Height, Round, TimeMs, TxId};
+use types::ids::{BlockId, GenesisHash, Height, Round, TimeMs, TxId};
 use types::keys::SecretKey;
 use types::kv::{KvRead, Space};
 use types::receipt::SetChange;
@@ -66,6 +66,8 @@ pub(super) struct Live {
     started_ms: u64,
     pub(super) committed_ms: u64,
     certificate: Option<CommitCertificate>,
+    /// Blocks of the next height that were executed here.
+    executed: BTreeMap<BlockId, Executed>,
 }
 
 pub(super) fn broken(why: impl std::fmt::Display) -> Stop {
@@ -141,6 +143,7 @@ impl SimNode {
             started_ms: around.now,
             committed_ms: around.now,
             certificate,
+            executed: BTreeMap::new(),
         });
         around.later(1 + around.now % 50, Event::Tick);
         self.start_height(around)
@@ -271,8 +274,8 @@ impl SimNode {
         let own = self.key.public();
         let live = self.live()?;
         let mut candidates: Vec<_> = live.mempool.values().cloned().collect();
-        let order = |tx: &Transaction| tx.signed().map(|s| (s.content.sender, s.content.nonce));
-        candidates.sort_by_key(|tx| (order(tx), tx.id()));
+        // Stable, and the pool is in order of ids.
+        candidates.sort_by_key(|tx| tx.signed().map(|s| (s.content.sender, s.content.nonce)));
         let built = ledger::build_block(&view, live.certificate.as_ref(), own, now, &candidates).map_err(broken)?;
         for (id, error) in &built.dropped {
             if !error.code().may_pass_later() {
@@ -285,17 +288,23 @@ impl SimNode {
     }
 
     /// Judges a block with the ledger, and withholds the answer when only this node's clock speaks against it.
-    pub(super) fn check(&mut self, around: &mut Surroundings<'_>, height: Height, round: Round, block: Arc<Block>, certified: bool) -> Step {
+    pub(super) fn check(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        height: Height,
+        round: Round,
+        block: Arc<Block>,
+        certified: bool,
+    ) -> Step {
         if self.live()?.machine.height() != height || self.height()?.next() != height {
             return Ok(());
         }
         let (view, now) = (self.view(), self.clock(around));
-        let valid = if certified {
-            ledger::apply_block(&view, &block).map_err(broken)?;
-            true
+        let executed = if certified {
+            ledger::apply_block(&view, &block).map_err(broken)?
         } else {
             match ledger::check_block(&view, &block, now).map_err(broken)? {
-                CheckOutcome::Valid(_) => true,
+                CheckOutcome::Valid(executed) => *executed,
                 CheckOutcome::Invalid(fault) => {
                     return Err(broken(format!("a block of an honest proposer is invalid: {fault}")));
                 }
@@ -305,14 +314,18 @@ impl SimNode {
                 }
             }
         };
-        self.feed(around, Input::BlockChecked { height, round, block: block.id(), valid })
+        let block = block.id();
+        self.live()?.executed.insert(block, executed);
+        self.feed(around, Input::BlockChecked { height, round, block, valid: true })
     }
 
     fn commit(&mut self, around: &mut Surroundings<'_>, decided: DecidedBlock) -> Step {
         let view = self.view();
         let height = decided.block.header.height;
         let set = ledger::validator_set(&view, height).map_err(broken)?.ok_or_else(|| broken("no validator set"))?;
-        let mut executed = ledger::apply_block(&view, &decided.block).map_err(broken)?;
+        let known = self.live()?.executed.remove(&decided.block.id());
+        let mut executed = known.map_or_else(|| ledger::apply_block(&view, &decided.block).map_err(broken), Ok)?;
+        self.live()?.executed.clear();
         if self.bug == Some(Bug::JobPaidTwice) {
             pay_again(&view, &mut executed).map_err(broken)?;
         }
@@ -332,7 +345,9 @@ impl SimNode {
         let certificate = decided.certificate.clone();
         let included: Vec<TxId> = decided.block.transactions.iter().map(Transaction::id).collect();
         let state_root = executed.state_root;
-        self.store.commit_block(&BlockCommit { decided, writes: executed.writes, state_root, set_change, certificates }).map_err(broken)?;
+        self.store
+            .commit_block(&BlockCommit { decided, writes: executed.writes, state_root, set_change, certificates })
+            .map_err(broken)?;
         self.effect(around)?;
         let audit = ledger::query::audit(&self.view()).map_err(broken)?;
         if !audit.conserved {
@@ -341,7 +356,13 @@ impl SimNode {
         self.after_commit(around, height, certificate, &included)
     }
 
-    fn after_commit(&mut self, around: &mut Surroundings<'_>, height: Height, certificate: CommitCertificate, included: &[TxId]) -> Step {
+    fn after_commit(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        height: Height,
+        certificate: CommitCertificate,
+        included: &[TxId],
+    ) -> Step {
         let keep_verdicts = Height(height.0.saturating_sub(50));
         let live = self.live()?;
         live.certificate = Some(certificate);
@@ -402,6 +423,11 @@ impl SimNode {
                     return Ok(());
                 }
                 self.start_height(around)
+            }
+            Event::Unanswered { peer } => {
+                let now = self.clock(around);
+                let plan = self.live()?.sync.handle(now, SyncInput::Failed { peer: peer as u64 });
+                self.carry_out_sync(around, plan)
             }
             Event::Tick => self.tick(around),
         }

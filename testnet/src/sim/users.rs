@@ -3,7 +3,9 @@
 use types::felt::Felt;
 use types::genesis::{Genesis, GenesisAccount, GenesisProver, GenesisValidator};
 use types::ids::{Amount, BlobHash, GenesisHash, TimeMs};
-use types::job::{BlobRef, HINT_PROCESSOR_VERSION, HashFunction, JobSpec, OutputRule, PROOF_SYSTEM_VERSION, ProgramKind};
+use types::job::{
+    BlobRef, HINT_PROCESSOR_VERSION, HashFunction, JobSpec, OutputRule, PROOF_SYSTEM_VERSION, ProgramKind,
+};
 use types::keys::{PublicKey, SecretKey};
 use types::params::{Assignment, Params, Timeouts};
 use types::transaction::{Action, AvailabilitySig, SenderTx, SignedTx, Transaction};
@@ -49,7 +51,13 @@ pub(super) fn genesis(nodes: usize) -> Genesis {
         block_ms: 200,
         empty_block_ms: 600,
         timeouts: Timeouts { propose_ms: 300, prevote_ms: 120, precommit_ms: 120, delta_ms: 60, rebroadcast_ms: 250 },
-        assignment: Assignment { window_ms: 600, window_ms_per_megastep: 100, lapse_ms: 500, lapse_ms_max: 2_000, ..Params::standard().assignment },
+        assignment: Assignment {
+            window_ms: 600,
+            window_ms_per_megastep: 100,
+            lapse_ms: 500,
+            lapse_ms_max: 2_000,
+            ..Params::standard().assignment
+        },
         voting_ms: 2_500,
         ..Params::standard()
     };
@@ -59,10 +67,20 @@ pub(super) fn genesis(nodes: usize) -> Genesis {
         time_ms: TimeMs(EPOCH_MS),
         params,
         validators: (0..nodes)
-            .map(|n| GenesisValidator { key: validator(n).public(), power: 10, account: owner(n).public(), stake: Amount(1_000) })
+            .map(|n| GenesisValidator {
+                key: validator(n).public(),
+                power: 10,
+                account: owner(n).public(),
+                stake: Amount(1_000),
+            })
             .collect(),
         provers: (0..nodes)
-            .map(|n| GenesisProver { account: prover(n).public(), weight: 1, steps_max: 1_000_000, deposit: Amount(500) })
+            .map(|n| GenesisProver {
+                account: prover(n).public(),
+                weight: 1,
+                steps_max: 1_000_000,
+                deposit: Amount(500),
+            })
             .collect(),
         accounts: (0..nodes)
             .flat_map(|n| [account(owner(n), 50_000), account(prover(n), 50_000)])
@@ -85,7 +103,14 @@ pub(super) fn transfer(genesis: GenesisHash, from: usize, nonce: u64, now: TimeM
 
 /// A job with the availability signatures that its submission needs. One in four carries an idempotency key that may come
 /// again with the same content.
-pub(super) fn job(genesis: GenesisHash, from: usize, nonce: u64, now: TimeMs, nodes: usize, dice: &mut Dice) -> Transaction {
+pub(super) fn job(
+    genesis: GenesisHash,
+    from: usize,
+    nonce: u64,
+    now: TimeMs,
+    nodes: usize,
+    dice: &mut Dice,
+) -> Transaction {
     let repeated = dice.chance(250).then(|| dice.between(0, 3));
     let program = repeated.map_or_else(|| dice.bytes(), |n| [u8::try_from(n).unwrap_or(0); 32]);
     let spec = JobSpec {
@@ -103,7 +128,8 @@ pub(super) fn job(genesis: GenesisHash, from: usize, nonce: u64, now: TimeMs, no
         idempotency_key: repeated.map(|n| format!("key-{n}")),
     };
     let tx = sign(genesis, &user(from), nonce, now, Action::SubmitJob(Box::new(spec)));
-    let mut availability: Vec<_> = (0..=nodes / 2).map(|n| AvailabilitySig::sign(&tx.id(), &validator(n), &genesis)).collect();
+    let mut availability: Vec<_> =
+        (0..=nodes / 2).map(|n| AvailabilitySig::sign(&tx.id(), &validator(n), &genesis)).collect();
     availability.sort_by_key(|s| s.validator);
     Transaction::Submission { tx, availability }
 }

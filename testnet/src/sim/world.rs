@@ -102,8 +102,8 @@ impl World {
     fn plan_death(&mut self, node: usize) {
         let Some(n) = self.nodes.get_mut(node) else { return };
         n.dies_at = match self.config.crashes {
-            // Every second life ends early, often while it still comes up.
-            Crashes::Drawn if self.dice.chance(500) => Some(n.effects + self.dice.between(1, 400)),
+            // Two of three lives end early, some while the node still comes up.
+            Crashes::Drawn if self.dice.chance(667) => Some(n.effects + self.dice.between(1, 350)),
             Crashes::Drawn => None,
             Crashes::After { node: chosen, effects } if chosen == node && n.life == 0 => Some(effects),
             Crashes::After { .. } => None,
@@ -134,12 +134,22 @@ impl World {
         for node in &self.nodes {
             let height = node.height().map_err(uncaught)?.0;
             lowest = lowest.min(height);
-            let live = node.live.as_ref().ok_or_else(|| Violation::NoProgress(format!("node {} never came back", node.index)))?;
+            let live = node
+                .live
+                .as_ref()
+                .ok_or_else(|| Violation::NoProgress(format!("node {} never came back", node.index)))?;
             if height.saturating_add(1) < top {
-                return Err(Violation::NoProgress(format!("node {} is at height {height}, others at {top}", node.index)));
+                return Err(Violation::NoProgress(format!(
+                    "node {} is at height {height}, others at {top}",
+                    node.index
+                )));
             }
             if !live.machine.is_signing() {
-                return Err(Violation::Node(format!("node {} does not sign at height {}", node.index, live.machine.height())));
+                return Err(Violation::Node(format!(
+                    "node {} does not sign at height {}",
+                    node.index,
+                    live.machine.height()
+                )));
             }
         }
         if lowest < before.saturating_add(CALM_BLOCKS) {
@@ -154,7 +164,14 @@ impl World {
         match happening {
             Happening::Node { node, life, event } => {
                 let alive = self.nodes.get(node).is_some_and(|n| n.life == life && n.live.is_some());
-                if alive { self.step(node, |n, around| n.on_event(around, event)) } else { Ok(()) }
+                match event {
+                    event if alive => self.step(node, |n, around| n.on_event(around, event)),
+                    Event::Packet { from, packet } => {
+                        self.unanswered(from, node, &packet);
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                }
             }
             Happening::Boot { node } => self.step(node, |n, around| n.boot(around)),
             Happening::User => {
@@ -166,10 +183,20 @@ impl World {
     }
 
     /// One step of a node; if it dies in it, it comes back later with what its disk kept.
-    fn step(&mut self, node: usize, work: impl FnOnce(&mut SimNode, &mut Surroundings<'_>) -> Step) -> Result<(), Violation> {
+    fn step(
+        &mut self,
+        node: usize,
+        work: impl FnOnce(&mut SimNode, &mut Surroundings<'_>) -> Step,
+    ) -> Result<(), Violation> {
         let size = self.nodes.len();
         let Some(n) = self.nodes.get_mut(node) else { return Ok(()) };
-        let mut around = Surroundings { now: self.now, nodes: size, dice: &mut self.dice, judge: &mut self.judge, actions: Vec::new() };
+        let mut around = Surroundings {
+            now: self.now,
+            nodes: size,
+            dice: &mut self.dice,
+            judge: &mut self.judge,
+            actions: Vec::new(),
+        };
         let result = work(n, &mut around);
         let actions = std::mem::take(&mut around.actions);
         let life = n.life;
@@ -177,7 +204,9 @@ impl World {
         for action in actions {
             match action {
                 Action::Send { to: Some(to), packet } => self.carry(node, to, packet),
-                Action::Send { to: None, packet } => (0..size).filter(|to| *to != node).for_each(|to| self.carry(node, to, packet.clone())),
+                Action::Send { to: None, packet } => {
+                    (0..size).filter(|to| *to != node).for_each(|to| self.carry(node, to, packet.clone()))
+                }
                 Action::Later { after_ms, event } => self.at(after_ms, Happening::Node { node, life, event }),
             }
         }
@@ -199,18 +228,37 @@ impl World {
         }
     }
 
+    /// Requests run over a connection: who asked learns that it got no answer.
+    fn unanswered(&mut self, from: usize, to: usize, packet: &Packet) {
+        let (asker, peer) = match packet {
+            Packet::Request(_) => (from, to),
+            Packet::Response(_) => (to, from),
+            _ => return,
+        };
+        if let Some(life) = self.nodes.get(asker).filter(|n| n.live.is_some()).map(|n| n.life) {
+            self.at(400, Happening::Node { node: asker, life, event: Event::Unanswered { peer } });
+        }
+    }
+
     /// Takes a message to another node, if the network lets it through.
     fn carry(&mut self, from: usize, to: usize, packet: Packet) {
         let rough = self.config.rough && self.rough();
         if rough && (self.weather.split(self.now, from, to) || self.dice.chance(self.weather.lost)) {
             self.judge.report.lost += 1;
+            self.unanswered(from, to, &packet);
             return;
         }
         let copies = if rough && self.dice.chance(self.weather.doubled) { 2 } else { 1 };
         let Some(life) = self.nodes.get(to).map(|n| n.life) else { return };
         for _ in 0..copies {
             let slow = rough && self.dice.chance(30);
-            let longest = if slow { self.weather.delay_ms * 20 } else if rough { self.weather.delay_ms } else { 15 };
+            let longest = if slow {
+                self.weather.delay_ms * 20
+            } else if rough {
+                self.weather.delay_ms
+            } else {
+                15
+            };
             let after = self.dice.between(1, longest);
             // A message to a dead node is lost with it; one to a node that has come back since is too.
             self.at(after, Happening::Node { node: to, life, event: Event::Packet { from, packet: packet.clone() } });

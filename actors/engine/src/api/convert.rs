@@ -12,8 +12,8 @@ use types::transaction::{Action, Transaction};
 use types::validator::ValidatorSet;
 
 use super::views::{
-    BlockView, ComponentHealth, EvidenceView, ExplainView, HealthView, JobView, NetView, PeerView, ProverView, RankView,
-    TxView, ValidatorView,
+    BlockView, ComponentHealth, EvidenceView, ExplainView, HealthView, JobView, NetView, PeerView, ProverView,
+    RankView, TxView, ValidatorView,
 };
 use crate::wiring::{Wiring, wall_clock};
 
@@ -64,7 +64,11 @@ fn transaction(tx: &Transaction) -> TxView {
     TxView { tx_id: tx.id(), kind: kind.into(), sender: signed.map(|s| s.sender), nonce: signed.map(|s| s.nonce) }
 }
 
-pub(super) fn validators(set: &ValidatorSet, records: &[query::ValidatorView], net: Option<&NetworkHandle>) -> Vec<ValidatorView> {
+pub(super) fn validators(
+    set: &ValidatorSet,
+    records: &[query::ValidatorView],
+    net: Option<&NetworkHandle>,
+) -> Vec<ValidatorView> {
     let view = |key: PublicKey, power: u64| ValidatorView {
         key,
         power,
@@ -127,7 +131,8 @@ pub(super) fn offence(o: &query::OffenceView) -> EvidenceView {
 pub(super) fn net(net: &NetworkHandle, own: Option<PublicKey>, set: &ValidatorSet) -> NetView {
     let peers = net.peers();
     let ours = own.filter(|key| set.power_of(key).is_some());
-    let theirs = peers.iter().filter_map(|p| p.validator).filter(|key| set.power_of(key).is_some() && Some(*key) != ours);
+    let theirs =
+        peers.iter().filter_map(|p| p.validator).filter(|key| set.power_of(key).is_some() && Some(*key) != ours);
     NetView {
         peer_id: net.peer_id().to_string(),
         listen: net.addresses().iter().map(ToString::to_string).collect(),
@@ -177,10 +182,13 @@ pub(super) fn health(wiring: &Wiring, uptime: Duration) -> HealthView {
     let reach = wiring.net.get().map(|n| net(&n, wiring.validator, &view.set));
     let network = match &reach {
         None => Some(("unhealthy", "the swarm is restarting".to_owned())),
-        Some(n) if view.set.validators().len() > 1 && n.peers == 0 => Some(("unhealthy", "no peer is connected".to_owned())),
-        Some(n) if n.validators_connected * 3 <= view.set.validators().len() * 2 => {
-            Some(("degraded", format!("{} of {} validators connected", n.validators_connected, view.set.validators().len())))
+        Some(n) if view.set.validators().len() > 1 && n.peers == 0 => {
+            Some(("unhealthy", "no peer is connected".to_owned()))
         }
+        Some(n) if n.validators_connected * 3 <= view.set.validators().len() * 2 => Some((
+            "degraded",
+            format!("{} of {} validators connected", n.validators_connected, view.set.validators().len()),
+        )),
         Some(_) => None,
     };
     let usage = wiring.blobs.usage();

@@ -82,7 +82,9 @@ impl EngineHandle {
             return Err(ApiError::field("unknown_block", "height", height, head, message));
         }
         let found = self.read(move |w, _| Ok(w.store.block(height)?)).await?;
-        found.map(|d| convert::block(&d)).ok_or_else(|| ApiError::new("pruned", format!("the block at height {height} is not held here any more")))
+        found
+            .map(|d| convert::block(&d))
+            .ok_or_else(|| ApiError::new("pruned", format!("the block at height {height} is not held here any more")))
     }
 
     /// A decided block by its id.
@@ -93,7 +95,13 @@ impl EngineHandle {
         let height = self.read(move |w, _| Ok(w.store.height_of(&id)?)).await?;
         match height {
             Some(height) => self.block(height).await,
-            None => Err(ApiError::field("unknown_block", "hash", id, "a decided block", "no decided block has this hash here")),
+            None => Err(ApiError::field(
+                "unknown_block",
+                "hash",
+                id,
+                "a decided block",
+                "no decided block has this hash here",
+            )),
         }
     }
 
@@ -162,10 +170,20 @@ impl EngineHandle {
     fn need_blob(&self, field: &str, blob: &BlobRef) -> Result<(), ApiError> {
         match self.wiring.blobs.status(&blob.hash) {
             BlobStatus::Held { bytes } if bytes == blob.bytes => Ok(()),
-            BlobStatus::Held { bytes } => {
-                Err(ApiError::field("blob_length", &format!("{field}.bytes"), blob.bytes, bytes, "the blob has another length"))
-            }
-            _ => Err(ApiError::field("unknown_blob", field, blob.hash, "a blob held here", "upload the file first: PUT /v1/blobs")),
+            BlobStatus::Held { bytes } => Err(ApiError::field(
+                "blob_length",
+                &format!("{field}.bytes"),
+                blob.bytes,
+                bytes,
+                "the blob has another length",
+            )),
+            _ => Err(ApiError::field(
+                "unknown_blob",
+                field,
+                blob.hash,
+                "a blob held here",
+                "upload the file first: PUT /v1/blobs",
+            )),
         }
     }
 
@@ -219,7 +237,8 @@ impl EngineHandle {
     /// `unknown_job`.
     pub async fn explain(&self, id: JobId) -> Result<ExplainView, ApiError> {
         self.read(move |w, view| {
-            let explained = ledger::explain::job(&view.state, &id, view.head.time_ms)?.ok_or_else(|| unknown_job(&id))?;
+            let explained =
+                ledger::explain::job(&view.state, &id, view.head.time_ms)?.ok_or_else(|| unknown_job(&id))?;
             let job = reads::job_view(w, view, &id)?.ok_or_else(|| unknown_job(&id))?;
             Ok(convert::explain(&explained, &job))
         })
@@ -235,9 +254,16 @@ impl EngineHandle {
             let fee = query::price(&view.state, max_steps)?;
             let limit = view.params.steps_max;
             let fee = fee.filter(|_| max_steps <= limit).ok_or_else(|| {
-                ApiError::field("out_of_bounds", "max_steps", max_steps, limit, "no job of this chain may have so many steps")
+                ApiError::field(
+                    "out_of_bounds",
+                    "max_steps",
+                    max_steps,
+                    limit,
+                    "no job of this chain may have so many steps",
+                )
             })?;
-            let provers = query::provers(&view.state)?.iter().filter(|p| p.steps_max >= max_steps && !p.exiting).count();
+            let provers =
+                query::provers(&view.state)?.iter().filter(|p| p.steps_max >= max_steps && !p.exiting).count();
             Ok(EstimateView { fee, steps_max: limit, deadline_ms_max: view.params.deadline_ms_max, provers })
         })
         .await
@@ -267,7 +293,10 @@ impl EngineHandle {
     /// # Errors
     /// `internal` when the store fails.
     pub async fn provers(&self) -> Result<Vec<ProverView>, ApiError> {
-        self.read(|_, view| Ok(query::provers(&view.state)?.iter().map(|p| convert::prover(p, view.head.time_ms)).collect())).await
+        self.read(|_, view| {
+            Ok(query::provers(&view.state)?.iter().map(|p| convert::prover(p, view.head.time_ms)).collect())
+        })
+        .await
     }
 
     /// What this node's prover does.
@@ -280,7 +309,9 @@ impl EngineHandle {
             && let Some(key) = self.wiring.prover
         {
             // The ledger knows why: not registered, other ranks first, behind after lapsed turns.
-            status.reason = self.read(move |_, view| Ok(ledger::explain::prover(&view.state, &key, view.head.time_ms)?.text)).await?;
+            status.reason = self
+                .read(move |_, view| Ok(ledger::explain::prover(&view.state, &key, view.head.time_ms)?.text))
+                .await?;
         }
         Ok(status)
     }
@@ -291,7 +322,10 @@ impl EngineHandle {
     /// `out_of_bounds` for the limit.
     pub async fn evidence(&self, limit: u32) -> Result<Vec<EvidenceView>, ApiError> {
         let limit = page(limit)?;
-        self.read(move |_, view| Ok(query::offences(&view.state, None, limit)?.items.iter().map(convert::offence).collect())).await
+        self.read(move |_, view| {
+            Ok(query::offences(&view.state, None, limit)?.items.iter().map(convert::offence).collect())
+        })
+        .await
     }
 
     /// This node's network.
@@ -331,7 +365,13 @@ impl EngineHandle {
             None if w.blobs.status(&hash) == BlobStatus::Pruned => {
                 Err(ApiError::new("pruned", format!("blob {hash} was pruned after its retention time")))
             }
-            None => Err(ApiError::field("unknown_blob", "hash", hash, "a blob held here", "this blob is not on this node; ask another one")),
+            None => Err(ApiError::field(
+                "unknown_blob",
+                "hash",
+                hash,
+                "a blob held here",
+                "this blob is not on this node; ask another one",
+            )),
         })
         .await
     }
@@ -352,6 +392,9 @@ impl EngineHandle {
     /// `internal` when they can't be rendered.
     pub fn metrics_text(&self) -> Result<(String, String), ApiError> {
         self.wiring.metrics.uptime.set(i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX));
+        for (actor, refused) in self.wiring.mail.refused() {
+            self.wiring.metrics.refused.with_label_values(&[actor]).set(i64::try_from(refused).unwrap_or(i64::MAX));
+        }
         let own = self.wiring.metrics.text().map_err(|e| ApiError::new("internal", e.to_string()))?;
         Ok((own, self.wiring.net.get().map(|n| n.open_metrics()).unwrap_or_default()))
     }
@@ -388,12 +431,21 @@ impl EngineHandle {
         let (reply, answer) = oneshot::channel();
         match mailbox.send(message(reply)) {
             Sent::Accepted => {}
-            Sent::Full => return Err(ApiError::new("overloaded", "this node has too much waiting; try again in a few seconds")),
-            Sent::Closed => return Err(ApiError::new("restarting", format!("the node's {} is restarting; try again", mailbox.name()))),
+            Sent::Full => {
+                return Err(ApiError::new("overloaded", "this node has too much waiting; try again in a few seconds"));
+            }
+            Sent::Closed => {
+                return Err(ApiError::new(
+                    "restarting",
+                    format!("the node's {} is restarting; try again", mailbox.name()),
+                ));
+            }
         }
         match tokio::time::timeout(ASK_LIMIT, answer).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(_)) => Err(ApiError::new("restarting", format!("the node's {} restarted; try again", mailbox.name()))),
+            Ok(Err(_)) => {
+                Err(ApiError::new("restarting", format!("the node's {} restarted; try again", mailbox.name())))
+            }
             Err(_) => Err(ApiError::new("overloaded", format!("the node's {} did not answer in time", mailbox.name()))),
         }
     }
@@ -436,7 +488,13 @@ impl BlobUpload {
 }
 
 fn unknown_job(id: &JobId) -> ApiError {
-    ApiError::field("unknown_job", "job_id", id, "a job in the ledger", "no such job is in the ledger of this node; check the id, or wait if it was just submitted")
+    ApiError::field(
+        "unknown_job",
+        "job_id",
+        id,
+        "a job in the ledger",
+        "no such job is in the ledger of this node; check the id, or wait if it was just submitted",
+    )
 }
 
 fn network_down() -> ApiError {
@@ -445,7 +503,13 @@ fn network_down() -> ApiError {
 
 fn page(limit: u32) -> Result<usize, ApiError> {
     if limit == 0 || limit > PAGE_MAX {
-        return Err(ApiError::field("out_of_bounds", "limit", limit, PAGE_MAX, "ask for 1 to 200 entries and follow the cursor"));
+        return Err(ApiError::field(
+            "out_of_bounds",
+            "limit",
+            limit,
+            PAGE_MAX,
+            "ask for 1 to 200 entries and follow the cursor",
+        ));
     }
     Ok(limit as usize)
 }
@@ -474,7 +538,9 @@ impl From<ledger::LedgerError> for ApiError {
 impl From<StorageError> for ApiError {
     fn from(error: StorageError) -> Self {
         match &error {
-            StorageError::TooLarge { what, value, limit } => Self::field("too_large", what, value, limit, error.to_string()),
+            StorageError::TooLarge { what, value, limit } => {
+                Self::field("too_large", what, value, limit, error.to_string())
+            }
             StorageError::BudgetExceeded { .. } => Self::new("disk_budget", error.to_string()),
             _ => Self::new("internal", error.to_string()),
         }

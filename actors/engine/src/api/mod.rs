@@ -35,7 +35,13 @@ impl ApiError {
     }
 
     /// An error about one field.
-    pub fn field(code: &str, field: &str, value: impl ToString, limit: impl ToString, message: impl Into<String>) -> Self {
+    pub fn field(
+        code: &str,
+        field: &str,
+        value: impl ToString,
+        limit: impl ToString,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             code: code.into(),
             message: message.into(),

@@ -363,9 +363,13 @@ pub struct HealthView {
 /// Why a program failed, in a job's `error`.
 pub fn failure_text(reason: FailureReason, steps: u64) -> String {
     match reason {
-        FailureReason::StepLimit => format!("the program reached its step limit of {steps} steps; submit it with a larger max_steps"),
+        FailureReason::StepLimit => {
+            format!("the program reached its step limit of {steps} steps; submit it with a larger max_steps")
+        }
         FailureReason::Execution => format!("the program failed in the virtual machine after {steps} steps"),
-        FailureReason::Hint => format!("a hint of the program failed after {steps} steps; check the arguments it reads"),
+        FailureReason::Hint => {
+            format!("a hint of the program failed after {steps} steps; check the arguments it reads")
+        }
     }
 }
 

@@ -39,7 +39,7 @@ const INSPECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Messages.
 #[derive(Debug)]
-pub enum AvailabilityMsg {
+pub(crate) enum AvailabilityMsg {
     /// A submission, from gossip or from an own client.
     Offer {
         /// For the judgement, if it came by gossip.
@@ -85,17 +85,17 @@ pub enum AvailabilityMsg {
 
 /// The actor.
 #[derive(Debug)]
-pub struct Availability;
+pub(crate) struct Availability;
 
 /// What it is started with.
 #[derive(Clone, Debug)]
-pub struct AvailabilityArgs {
+pub(crate) struct AvailabilityArgs {
     /// Where everything is.
-    pub wiring: Wiring,
+    pub(crate) wiring: Wiring,
     /// Signs, if this node validates.
-    pub key: Option<SecretKey>,
+    pub(crate) key: Option<SecretKey>,
     /// How inspecting children are bounded.
-    pub executor: WorkerConfig,
+    pub(crate) executor: WorkerConfig,
 }
 
 #[derive(Debug)]
@@ -107,7 +107,7 @@ struct Held {
 
 /// Its state.
 #[derive(Debug)]
-pub struct AvailabilityState {
+pub(crate) struct AvailabilityState {
     args: AvailabilityArgs,
     held: BTreeMap<TxId, Held>,
     order: VecDeque<TxId>,
@@ -120,13 +120,22 @@ impl Actor for Availability {
     type State = AvailabilityState;
     type Arguments = AvailabilityArgs;
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: AvailabilityArgs) -> Result<AvailabilityState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        args: AvailabilityArgs,
+    ) -> Result<AvailabilityState, ActorProcessingErr> {
         args.wiring.mail.availability.attach(myself);
         let permits = Arc::new(Semaphore::new(INSPECTIONS_MAX));
         Ok(AvailabilityState { args, held: BTreeMap::new(), order: VecDeque::new(), early: VecDeque::new(), permits })
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut AvailabilityState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        letter: Self::Msg,
+        state: &mut AvailabilityState,
+    ) -> Result<(), ActorProcessingErr> {
         match letter.message {
             AvailabilityMsg::Offer { id, source, tx } => {
                 let judgement = match take(state, *tx, source) {
@@ -203,9 +212,14 @@ fn inspect(state: &AvailabilityState, id: TxId, spec: JobSpec, source: Option<Pe
 }
 
 async fn check_input(args: &AvailabilityArgs, spec: &JobSpec, source: Option<PeerId>) -> Result<(), String> {
-    let program = blobs::ensure(&args.wiring, spec.program.hash, source, FETCH_LIMIT).await.map_err(|e| e.to_string())?;
+    let program =
+        blobs::ensure(&args.wiring, spec.program.hash, source, FETCH_LIMIT).await.map_err(|e| e.to_string())?;
     if program.len() as u64 != spec.program.bytes {
-        return Err(format!("program.bytes: {} in the specification, the blob has {}", spec.program.bytes, program.len()));
+        return Err(format!(
+            "program.bytes: {} in the specification, the blob has {}",
+            spec.program.bytes,
+            program.len()
+        ));
     }
     if let Some(blob) = &spec.args {
         let bytes = blobs::ensure(&args.wiring, blob.hash, source, FETCH_LIMIT).await.map_err(|e| e.to_string())?;
@@ -221,10 +235,15 @@ async fn check_input(args: &AvailabilityArgs, spec: &JobSpec, source: Option<Pee
         return Err(format!("kind: {:?} in the specification, the program is {:?}", spec.kind, found.kind));
     }
     if found.program_hash != spec.program_hash {
-        return Err(format!("program_hash: {} in the specification, the program's is {}", spec.program_hash, found.program_hash));
+        return Err(format!(
+            "program_hash: {} in the specification, the program's is {}",
+            spec.program_hash, found.program_hash
+        ));
     }
     if spec.kind == ProgramKind::Pie {
-        let OutputRule::Exact(words) = &spec.output_rule else { return Err("output_rule: a PIE needs its exact output".into()) };
+        let OutputRule::Exact(words) = &spec.output_rule else {
+            return Err("output_rule: a PIE needs its exact output".into());
+        };
         if found.pie_output.as_ref() != Some(words) {
             return Err("output_rule: not the output of the PIE".into());
         }

@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_millis(400);
 
 /// Why a blob is not here.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
-pub enum BlobError {
+pub(crate) enum BlobError {
     /// Too many wishes.
     #[error("too many blobs are being fetched")]
     Overloaded,
@@ -40,7 +40,7 @@ pub enum BlobError {
 
 /// Messages.
 #[derive(Debug)]
-pub enum BlobsMsg {
+pub(crate) enum BlobsMsg {
     /// Bring this blob here.
     Want {
         /// The blob.
@@ -66,7 +66,7 @@ pub enum BlobsMsg {
 
 /// The actor.
 #[derive(Debug)]
-pub struct Blobs;
+pub(crate) struct Blobs;
 
 #[derive(Debug, Default)]
 struct Wish {
@@ -76,7 +76,7 @@ struct Wish {
 
 /// Its state.
 #[derive(Debug)]
-pub struct BlobsState {
+pub(crate) struct BlobsState {
     wiring: Wiring,
     wishes: BTreeMap<BlobHash, Wish>,
     queue: VecDeque<BlobHash>,
@@ -93,7 +93,12 @@ impl Actor for Blobs {
         Ok(BlobsState { wiring, wishes: BTreeMap::new(), queue: VecDeque::new(), running: 0 })
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut BlobsState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        letter: Self::Msg,
+        state: &mut BlobsState,
+    ) -> Result<(), ActorProcessingErr> {
         match letter.message {
             BlobsMsg::Want { hash, hint, reply } => {
                 if is_here(&state.wiring.blobs, &hash) {
@@ -186,7 +191,12 @@ async fn transfer(wiring: &Wiring, hash: BlobHash, hints: Vec<PeerId>) -> bool {
 ///
 /// # Errors
 /// [`BlobError`].
-pub async fn ensure(wiring: &Wiring, hash: BlobHash, hint: Option<PeerId>, limit: Duration) -> Result<Vec<u8>, BlobError> {
+pub(crate) async fn ensure(
+    wiring: &Wiring,
+    hash: BlobHash,
+    hint: Option<PeerId>,
+    limit: Duration,
+) -> Result<Vec<u8>, BlobError> {
     let deadline = tokio::time::Instant::now() + limit;
     if !is_here(&wiring.blobs, &hash) {
         let (reply, done) = oneshot::channel();
@@ -199,7 +209,8 @@ pub async fn ensure(wiring: &Wiring, hash: BlobHash, hint: Option<PeerId>, limit
         }
     }
     let store = wiring.blobs.clone();
-    let read = tokio::task::spawn_blocking(move || store.read(&hash)).await.map_err(|e| BlobError::Store(e.to_string()))?;
+    let read =
+        tokio::task::spawn_blocking(move || store.read(&hash)).await.map_err(|e| BlobError::Store(e.to_string()))?;
     match read {
         Ok(Some(bytes)) => Ok(bytes),
         Ok(None) => Err(BlobError::Late(hash)),
@@ -244,6 +255,6 @@ fn sink(error: impl std::fmt::Display) -> SinkError {
 }
 
 /// Whether a blob is here, whole.
-pub fn is_here(store: &BlobStore, hash: &BlobHash) -> bool {
+pub(crate) fn is_here(store: &BlobStore, hash: &BlobHash) -> bool {
     matches!(store.status(hash), BlobStatus::Held { .. })
 }

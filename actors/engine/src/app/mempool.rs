@@ -22,18 +22,18 @@ use crate::safety::consensus::ConsensusMsg;
 use crate::wiring::{ChainView, Wiring};
 
 /// Transactions held.
-pub const HELD_MAX: usize = 16_384;
+pub(crate) const HELD_MAX: usize = 16_384;
 /// Transactions held of one sender.
-pub const PER_SENDER_MAX: usize = 512;
+pub(crate) const PER_SENDER_MAX: usize = 512;
 /// Transactions offered to one block; the block's own limits cut further.
 const OFFERED_MAX: usize = 4_096;
 
 /// Answer to a submission.
-pub type Admission = Result<TxId, ApiError>;
+pub(crate) type Admission = Result<TxId, ApiError>;
 
 /// Messages.
 #[derive(Debug)]
-pub enum MempoolMsg {
+pub(crate) enum MempoolMsg {
     /// From gossip; to be judged.
     Gossip {
         /// For the judgement.
@@ -89,11 +89,11 @@ pub enum MempoolMsg {
 
 /// The actor.
 #[derive(Debug)]
-pub struct Mempool;
+pub(crate) struct Mempool;
 
 /// Its state.
 #[derive(Debug)]
-pub struct MempoolState {
+pub(crate) struct MempoolState {
     wiring: Wiring,
     /// By sender and nonce.
     signed: BTreeMap<PublicKey, BTreeMap<u64, (TxId, Transaction)>>,
@@ -112,7 +112,12 @@ impl Actor for Mempool {
         Ok(MempoolState { wiring, signed: BTreeMap::new(), unsigned: BTreeMap::new(), ids: BTreeMap::new() })
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut MempoolState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        letter: Self::Msg,
+        state: &mut MempoolState,
+    ) -> Result<(), ActorProcessingErr> {
         match letter.message {
             MempoolMsg::Gossip { id, tx } => {
                 let judgement = match admit(state, *tx) {
@@ -188,8 +193,15 @@ fn admit(state: &mut MempoolState, tx: Transaction) -> Result<(TxId, bool), ApiE
             let own = state.signed.entry(sender).or_default();
             if let Some((other, _)) = own.get(&nonce) {
                 let other = *other;
-                let message = format!("transaction {other} with nonce {nonce} waits already; wait for it or use the next nonce");
-                return Err(ApiError::field(TxCode::NonceUsed.name(), "nonce", nonce, "one transaction a nonce", message));
+                let message =
+                    format!("transaction {other} with nonce {nonce} waits already; wait for it or use the next nonce");
+                return Err(ApiError::field(
+                    TxCode::NonceUsed.name(),
+                    "nonce",
+                    nonce,
+                    "one transaction a nonce",
+                    message,
+                ));
             }
             if own.len() >= PER_SENDER_MAX {
                 return Err(full("transactions of one sender waiting on this node", own.len(), PER_SENDER_MAX));

@@ -1,9 +1,9 @@
 //! The app subtree: everything that follows decided blocks and may be lost and rebuilt.
 
-pub mod availability;
-pub mod blobs;
-pub mod mempool;
-pub mod prover;
-pub mod scheduler;
-pub mod verifier;
-pub mod votes;
+pub(crate) mod availability;
+pub(crate) mod blobs;
+pub(crate) mod mempool;
+pub(crate) mod prover;
+pub(crate) mod scheduler;
+pub(crate) mod verifier;
+pub(crate) mod votes;

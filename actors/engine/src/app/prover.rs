@@ -34,12 +34,14 @@ const PROVE_LIMIT: Duration = Duration::from_secs(3600);
 const PAUSE_MS: u64 = 5_000;
 /// Longest pause.
 const PAUSE_MAX_MS: u64 = 600_000;
+/// A claim or decline that is in no block after this long is given up, and the turn may be taken again.
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// Claims and declines expire after this long, block time.
 const TX_LIFE_MS: u64 = 600_000;
 
 /// Messages.
 #[derive(Debug)]
-pub enum ProverMsg {
+pub(crate) enum ProverMsg {
     /// It may be this node's turn: prove, unless busy.
     Turn(Box<Turn>),
     /// These tasks are no longer open for this prover; stop work on any other.
@@ -55,20 +57,20 @@ pub enum ProverMsg {
 
 /// A turn to prove.
 #[derive(Clone, Debug)]
-pub struct Turn {
+pub(crate) struct Turn {
     /// The job.
-    pub job: JobId,
+    pub(crate) job: JobId,
     /// Attempt.
-    pub attempt: u32,
+    pub(crate) attempt: u32,
     /// What the proof must say.
-    pub statement: Statement,
+    pub(crate) statement: Statement,
     /// The job's specification.
-    pub spec: JobSpec,
+    pub(crate) spec: JobSpec,
 }
 
 /// How a proof ended.
 #[derive(Debug)]
-pub struct Ending {
+pub(crate) struct Ending {
     turn: Turn,
     result: Result<Claim, Failure>,
 }
@@ -81,25 +83,25 @@ enum Failure {
 
 /// The actor.
 #[derive(Debug)]
-pub struct Prover;
+pub(crate) struct Prover;
 
 /// What it is started with.
 #[derive(Clone, Debug)]
-pub struct ProverArgs {
+pub(crate) struct ProverArgs {
     /// Where everything is.
-    pub wiring: Wiring,
+    pub(crate) wiring: Wiring,
     /// Signs claims.
-    pub key: SecretKey,
+    pub(crate) key: SecretKey,
     /// How the worker is bounded.
-    pub worker: WorkerConfig,
+    pub(crate) worker: WorkerConfig,
     /// Memory the worker may use, bytes.
-    pub memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
     /// What others see of it.
-    pub status: Arc<watch::Sender<ProverStatusView>>,
+    pub(crate) status: Arc<watch::Sender<ProverStatusView>>,
 }
 
 /// Its state.
-pub struct ProverState {
+pub(crate) struct ProverState {
     args: ProverArgs,
     worker: Worker,
     work: Option<(JobId, u32, JoinHandle<()>)>,
@@ -118,24 +120,33 @@ impl Actor for Prover {
     type State = ProverState;
     type Arguments = ProverArgs;
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: ProverArgs) -> Result<ProverState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        args: ProverArgs,
+    ) -> Result<ProverState, ActorProcessingErr> {
         let worker = Worker::new(args.worker.clone());
         args.wiring.mail.prover.attach(myself);
         publish(&args, "idle", "no task is open for this prover".into(), None, None, worker.pid());
         Ok(ProverState { args, worker, work: None, pause_until: TimeMs(0), pause_ms: PAUSE_MS })
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut ProverState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        letter: Self::Msg,
+        state: &mut ProverState,
+    ) -> Result<(), ActorProcessingErr> {
         match letter.message {
             ProverMsg::Turn(turn) => begin(state, *turn),
             ProverMsg::Keep { open } => {
                 if let Some((job, attempt, task)) = &state.work
                     && !open.contains(&(*job, *attempt))
                 {
-                    tracing::info!(%job, attempt, "task is decided or no longer open here; its proof is dropped");
+                    tracing::debug!(%job, attempt, "task is no longer open here");
                     // Dropping the worker's job kills its child.
                     task.abort();
-                    free(state, "the last task was decided or given to others".into());
+                    free(state, "no task is open for this prover".into());
                 }
             }
             ProverMsg::Ended(ending) => settle(state, *ending),
@@ -152,7 +163,14 @@ impl Actor for Prover {
     }
 }
 
-fn publish(args: &ProverArgs, state: &str, reason: String, job: Option<JobId>, progress: Option<ProgressView>, pid: Option<u32>) {
+fn publish(
+    args: &ProverArgs,
+    state: &str,
+    reason: String,
+    job: Option<JobId>,
+    progress: Option<ProgressView>,
+    pid: Option<u32>,
+) {
     args.status.send_replace(ProverStatusView { state: state.into(), reason, worker_pid: pid, job_id: job, progress });
 }
 
@@ -181,7 +199,8 @@ fn begin(state: &mut ProverState, turn: Turn) {
 }
 
 async fn prove(args: &ProverArgs, worker: &Worker, turn: &Turn) -> Result<Claim, Failure> {
-    let input = |e: blobs::BlobError| Failure::Decline { reason: DeclineReason::Input, detail: e.to_string(), pause: false };
+    let input =
+        |e: blobs::BlobError| Failure::Decline { reason: DeclineReason::Input, detail: e.to_string(), pause: false };
     let program = blobs::ensure(&args.wiring, turn.spec.program.hash, None, FETCH_LIMIT).await.map_err(input)?;
     let arguments = match turn.spec.args {
         Some(blob) => Some(blobs::ensure(&args.wiring, blob.hash, None, FETCH_LIMIT).await.map_err(input)?),
@@ -218,7 +237,10 @@ async fn follow(args: &ProverArgs, worker: &Worker, turn: &Turn, mut job: Job) -
     while let Some(event) = job.next().await {
         match event {
             WorkerEvent::Stage(stage) => {
-                let progress = ProgressView { stage: stage.name().into(), permille: u32::from(stage.percent_before()).saturating_mul(10) };
+                let progress = ProgressView {
+                    stage: stage.name().into(),
+                    permille: u32::from(stage.percent_before()).saturating_mul(10),
+                };
                 let reason = format!("job {}, attempt {}, {}", turn.job, turn.attempt, stage.name());
                 publish(args, "proving", reason, Some(turn.job), Some(progress), worker.pid());
                 scheduler::announce_job(&args.wiring, &args.wiring.view(), &turn.job);
@@ -285,24 +307,36 @@ fn settle(state: &mut ProverState, ending: Ending) {
     let pid = state.worker.pid();
     publish(&args, "proving", format!("job {job}: waiting for the claim to be in a block"), Some(job), None, pid);
     let handle = tokio::spawn(async move {
-        submit(&args, action).await;
+        if submit(&args, action).await {
+            // The block with it ends this wait (see `Keep`); until then the task must not look like a new turn.
+            tokio::time::sleep(SETTLE_LIMIT).await;
+        }
         let _closed = args.wiring.mail.prover.send_owed(ProverMsg::Settled);
     });
     state.work = Some((job, attempt, handle));
 }
 
-/// Hands an own action to the mempool, which signs it with the next free nonce.
-async fn submit(args: &ProverArgs, action: Action) {
+/// Hands an own action to the mempool, which signs it with the next free nonce. Whether it was taken.
+async fn submit(args: &ProverArgs, action: Action) -> bool {
     let (reply, done) = oneshot::channel();
     let expires_ms = args.wiring.view().head.time_ms.plus(TX_LIFE_MS);
     let message = MempoolMsg::Sign { action: Box::new(action), key: args.key.clone(), expires_ms, reply };
     if args.wiring.mail.mempool.send(message) != Sent::Accepted {
         tracing::warn!("mempool is full: the turn is lost");
-        return;
+        return false;
     }
     match done.await {
-        Ok(Ok(id)) => tracing::debug!(tx = %id, "claim or decline submitted"),
-        Ok(Err(error)) => tracing::info!(%error, "claim or decline refused"),
-        Err(_) => tracing::warn!("mempool restarted: the turn is lost"),
+        Ok(Ok(id)) => {
+            tracing::debug!(tx = %id, "claim or decline submitted");
+            true
+        }
+        Ok(Err(error)) => {
+            tracing::info!(%error, "claim or decline refused");
+            false
+        }
+        Err(_) => {
+            tracing::warn!("mempool restarted: the turn is lost");
+            false
+        }
     }
 }

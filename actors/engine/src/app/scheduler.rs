@@ -32,7 +32,7 @@ const SWEEP_BLOCKS: u64 = 64;
 
 /// Messages.
 #[derive(Debug)]
-pub enum SchedulerMsg {
+pub(crate) enum SchedulerMsg {
     /// A block was applied.
     Head {
         /// The chain after it.
@@ -49,11 +49,11 @@ pub enum SchedulerMsg {
 
 /// The actor.
 #[derive(Debug)]
-pub struct Scheduler;
+pub(crate) struct Scheduler;
 
 /// Its state.
 #[derive(Debug)]
-pub struct SchedulerState {
+pub(crate) struct SchedulerState {
     wiring: Wiring,
     /// Claims handed to the verifier, so that each is checked once while this actor runs.
     handed: BTreeSet<(Height, JobId, u32)>,
@@ -65,7 +65,11 @@ impl Actor for Scheduler {
     type State = SchedulerState;
     type Arguments = Wiring;
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, wiring: Wiring) -> Result<SchedulerState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        wiring: Wiring,
+    ) -> Result<SchedulerState, ActorProcessingErr> {
         wiring.mail.scheduler.attach(myself);
         let view = wiring.view();
         let mut state = SchedulerState { wiring, handed: BTreeSet::new(), keeping: BTreeSet::new() };
@@ -74,7 +78,12 @@ impl Actor for Scheduler {
         Ok(state)
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut SchedulerState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        letter: Self::Msg,
+        state: &mut SchedulerState,
+    ) -> Result<(), ActorProcessingErr> {
         match letter.message {
             SchedulerMsg::Head { view, changed } => {
                 // A later notice is waiting or being applied: this one still names changed jobs.
@@ -99,7 +108,7 @@ impl Actor for Scheduler {
 }
 
 /// Publishes a job's present view to readers.
-pub fn announce_job(wiring: &Wiring, view: &ChainView, job: &JobId) {
+pub(crate) fn announce_job(wiring: &Wiring, view: &ChainView, job: &JobId) {
     match reads::job_view(wiring, view, job) {
         Ok(Some(job)) => {
             // A full ring loses the event; readers see the gap.
@@ -227,7 +236,10 @@ fn keep_job(state: &mut SchedulerState, view: &ChainView, job: &JobId) -> Result
     // A job that has ended needs its proof to be served, its input no more.
     let skip = if record.status == JobStatus::Running { 0 } else { inputs };
     for (hash, hint) in wanted.into_iter().skip(skip) {
-        if state.keeping.len() < KEEPING_MAX && !blobs::is_here(&state.wiring.blobs, &hash) && state.keeping.insert(hash) {
+        if state.keeping.len() < KEEPING_MAX
+            && !blobs::is_here(&state.wiring.blobs, &hash)
+            && state.keeping.insert(hash)
+        {
             bring(state.wiring.clone(), *job, hash, hint);
         }
     }

@@ -36,7 +36,7 @@ const FETCH_SHARE: u64 = 2;
 
 /// Messages.
 #[derive(Debug)]
-pub enum VerifierMsg {
+pub(crate) enum VerifierMsg {
     /// Check this claim and vote.
     Check(Box<ClaimToCheck>),
     /// A check is over.
@@ -48,39 +48,39 @@ pub enum VerifierMsg {
 
 /// A claim in voting.
 #[derive(Clone, Debug)]
-pub struct ClaimToCheck {
+pub(crate) struct ClaimToCheck {
     /// What is voted on.
-    pub subject: VoteSubject,
+    pub(crate) subject: VoteSubject,
     /// What the claim must say.
-    pub statement: Statement,
+    pub(crate) statement: Statement,
     /// The job's specification.
-    pub spec: JobSpec,
+    pub(crate) spec: JobSpec,
     /// Time for verdicts, ms.
-    pub voting_ms: u64,
+    pub(crate) voting_ms: u64,
     /// Peer likely to have the proof.
-    pub hint: Option<PeerId>,
+    pub(crate) hint: Option<PeerId>,
 }
 
 /// The actor.
 #[derive(Debug)]
-pub struct Verifier;
+pub(crate) struct Verifier;
 
 /// What it is started with.
 #[derive(Clone, Debug)]
-pub struct VerifierArgs {
+pub(crate) struct VerifierArgs {
     /// Where everything is.
-    pub wiring: Wiring,
+    pub(crate) wiring: Wiring,
     /// This node's consensus key.
-    pub key: PublicKey,
+    pub(crate) key: PublicKey,
     /// How re-execution children are bounded.
-    pub executor: WorkerConfig,
+    pub(crate) executor: WorkerConfig,
     /// Longest re-execution.
-    pub run_limit: Duration,
+    pub(crate) run_limit: Duration,
 }
 
 /// Its state.
 #[derive(Debug)]
-pub struct VerifierState {
+pub(crate) struct VerifierState {
     args: VerifierArgs,
     permits: Arc<Semaphore>,
     working: BTreeSet<(Height, JobId, u32)>,
@@ -91,12 +91,21 @@ impl Actor for Verifier {
     type State = VerifierState;
     type Arguments = VerifierArgs;
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: VerifierArgs) -> Result<VerifierState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        args: VerifierArgs,
+    ) -> Result<VerifierState, ActorProcessingErr> {
         args.wiring.mail.verifier.attach(myself);
         Ok(VerifierState { args, permits: Arc::new(Semaphore::new(CHECKS_MAX)), working: BTreeSet::new() })
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut VerifierState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        letter: Self::Msg,
+        state: &mut VerifierState,
+    ) -> Result<(), ActorProcessingErr> {
         match letter.message {
             VerifierMsg::Check(claim) => {
                 let slot = (claim.subject.height, claim.subject.job, claim.subject.attempt);
@@ -222,10 +231,17 @@ async fn check_proof(
     }
 }
 
-async fn check_failure(args: &VerifierArgs, claim: &ClaimToCheck, reason: types::verdict::FailureReason, steps: u64) -> Verdict {
+async fn check_failure(
+    args: &VerifierArgs,
+    claim: &ClaimToCheck,
+    reason: types::verdict::FailureReason,
+    steps: u64,
+) -> Verdict {
     let job = claim.subject.job;
     match execute(args, claim, Duration::from_millis(claim.voting_ms / FETCH_SHARE)).await {
-        Err(RunFailure::Job(JobError::Failed { reason: found, steps: at, .. })) if found == reason && at == steps => Verdict::Valid,
+        Err(RunFailure::Job(JobError::Failed { reason: found, steps: at, .. })) if found == reason && at == steps => {
+            Verdict::Valid
+        }
         Ok(_) | Err(RunFailure::Job(_)) => {
             tracing::warn!(%job, ?reason, steps, "re-execution does not confirm the reported failure");
             Verdict::Invalid(Check::Failure)
@@ -245,7 +261,11 @@ enum RunFailure {
     Here(String),
 }
 
-async fn execute(args: &VerifierArgs, claim: &ClaimToCheck, fetch_limit: Duration) -> Result<prover::Executed, RunFailure> {
+async fn execute(
+    args: &VerifierArgs,
+    claim: &ClaimToCheck,
+    fetch_limit: Duration,
+) -> Result<prover::Executed, RunFailure> {
     let fetch = |hash| blobs::ensure(&args.wiring, hash, None, fetch_limit);
     let here = |e: BlobError| RunFailure::Here(e.to_string());
     let program = fetch(claim.spec.program.hash).await.map_err(here)?;

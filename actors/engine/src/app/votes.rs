@@ -28,7 +28,7 @@ const ASK_PEERS: usize = 3;
 
 /// Messages.
 #[derive(Debug)]
-pub enum VotesMsg {
+pub(crate) enum VotesMsg {
     /// A verdict from gossip; to be judged.
     Gossip {
         /// For the judgement.
@@ -58,11 +58,11 @@ pub enum VotesMsg {
 
 /// The actor.
 #[derive(Debug)]
-pub struct Votes;
+pub(crate) struct Votes;
 
 /// Its state.
 #[derive(Debug)]
-pub struct VotesState {
+pub(crate) struct VotesState {
     wiring: Wiring,
     tally: Tally,
     recorded: BTreeSet<(Height, JobId, u32)>,
@@ -85,7 +85,12 @@ impl Actor for Votes {
         Ok(state)
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut VotesState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        letter: Self::Msg,
+        state: &mut VotesState,
+    ) -> Result<(), ActorProcessingErr> {
         let view = state.wiring.view();
         match letter.message {
             VotesMsg::Gossip { id, vote } => {
@@ -173,7 +178,8 @@ fn record(state: &mut VotesState, view: &ChainView, certificate: &ProofCertifica
     }
     tracing::info!(job = %subject.job, attempt = subject.attempt, votes = certificate.votes.len(), "claim decided by votes");
     let set = ledger::validator_set(&view.state, subject.height).ok().flatten();
-    let certifies = set.is_some_and(|set| certificate.outcome(&state.wiring.genesis_hash, &set) == Ok(Some(Outcome::Certified)));
+    let certifies =
+        set.is_some_and(|set| certificate.outcome(&state.wiring.genesis_hash, &set) == Ok(Some(Outcome::Certified)));
     if certifies && let Err(error) = state.wiring.store.put_certificate(certificate) {
         tracing::warn!(%error, "certificate not stored");
     }

@@ -17,7 +17,7 @@ const RING: usize = 1024;
 
 /// Where readers subscribe.
 #[derive(Clone, Debug)]
-pub struct EventRing {
+pub(crate) struct EventRing {
     sender: broadcast::Sender<EventView>,
     next: Arc<AtomicU64>,
 }
@@ -30,26 +30,35 @@ impl Default for EventRing {
 
 impl EventRing {
     /// A reader of all events from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<EventView> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<EventView> {
         self.sender.subscribe()
     }
 }
 
 /// The actor.
 #[derive(Debug)]
-pub struct Events;
+pub(crate) struct Events;
 
 impl Actor for Events {
     type Msg = Letter<Event>;
     type State = EventRing;
     type Arguments = (Mailbox<Event>, EventRing);
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, (mailbox, ring): Self::Arguments) -> Result<EventRing, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        (mailbox, ring): Self::Arguments,
+    ) -> Result<EventRing, ActorProcessingErr> {
         mailbox.attach(myself);
         Ok(ring)
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, ring: &mut EventRing) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        letter: Self::Msg,
+        ring: &mut EventRing,
+    ) -> Result<(), ActorProcessingErr> {
         let seq = ring.next.fetch_add(1, Ordering::Relaxed);
         // Without a reader there is nobody to tell.
         ring.sender.send(EventView { seq, event: letter.message }).ok();

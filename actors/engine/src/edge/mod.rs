@@ -1,3 +1,3 @@
 //! The edge subtree: what readers see.
 
-pub mod events;
+pub(crate) mod events;

@@ -32,16 +32,16 @@ const PRESENCE_FIRST: Duration = Duration::from_millis(700);
 
 /// The swarm of the moment.
 #[derive(Clone, Debug, Default)]
-pub struct NetSlot(Arc<RwLock<Option<NetworkHandle>>>);
+pub(crate) struct NetSlot(Arc<RwLock<Option<NetworkHandle>>>);
 
 impl NetSlot {
     /// The handle, while the network runs.
-    pub fn get(&self) -> Option<NetworkHandle> {
+    pub(crate) fn get(&self) -> Option<NetworkHandle> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Publishes a message; a network that is down or busy loses it, and whoever needs it asks again.
-    pub fn publish(&self, message: &GossipMessage) {
+    pub(crate) fn publish(&self, message: &GossipMessage) {
         if let Some(net) = self.get() {
             let delivery = net.publish(message);
             if !delivery.accepted() {
@@ -51,7 +51,7 @@ impl NetSlot {
     }
 
     /// Reports a verdict on a received message.
-    pub fn report(&self, id: network::MessageId, verdict: Verdict) {
+    pub(crate) fn report(&self, id: network::MessageId, verdict: Verdict) {
         if let Some(net) = self.get()
             && !net.report(id, verdict).accepted()
         {
@@ -60,7 +60,7 @@ impl NetSlot {
     }
 
     /// Books a fault of a peer.
-    pub fn penalise(&self, peer: network::PeerId, fault: network::Fault) {
+    pub(crate) fn penalise(&self, peer: network::PeerId, fault: network::Fault) {
         tracing::info!(%peer, ?fault, "peer penalised");
         if let Some(net) = self.get()
             && !net.penalise(peer, fault).accepted()
@@ -76,24 +76,24 @@ impl NetSlot {
 
 /// The actor.
 #[derive(Debug)]
-pub struct Link;
+pub(crate) struct Link;
 
 /// What it is started with.
 #[derive(Debug)]
-pub struct LinkArgs {
+pub(crate) struct LinkArgs {
     /// Settings of the swarm.
-    pub config: NetworkConfig,
+    pub(crate) config: NetworkConfig,
     /// Signs presence records.
-    pub consensus_key: Option<SecretKey>,
+    pub(crate) consensus_key: Option<SecretKey>,
     /// Prover key to name in presence records.
-    pub prover: Option<types::keys::PublicKey>,
+    pub(crate) prover: Option<types::keys::PublicKey>,
     /// Where everything is.
-    pub wiring: Wiring,
+    pub(crate) wiring: Wiring,
 }
 
 /// Its notices to itself.
 #[derive(Debug)]
-pub enum LinkMsg {
+pub(crate) enum LinkMsg {
     /// A lane closed: the swarm is gone.
     Ended,
     /// Time for a presence record.
@@ -102,7 +102,7 @@ pub enum LinkMsg {
 
 /// Its state.
 #[derive(Debug)]
-pub struct LinkState {
+pub(crate) struct LinkState {
     args: LinkArgs,
     handle: NetworkHandle,
     _pumps: JoinSet<()>,
@@ -159,7 +159,12 @@ impl Actor for Link {
         Ok(LinkState { args, handle, _pumps: pumps })
     }
 
-    async fn handle(&self, myself: ActorRef<LinkMsg>, message: LinkMsg, state: &mut LinkState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<LinkMsg>,
+        message: LinkMsg,
+        state: &mut LinkState,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             LinkMsg::Ended => {
                 state.args.wiring.net.set(None);
@@ -223,7 +228,11 @@ fn route_tx(gossip: Gossip, mempool: &Mailbox<MempoolMsg>, availability: &Mailbo
     let GossipMessage::Tx(message) = message else { return Sent::Full };
     match *message {
         TxMessage::Transaction(tx) => mempool.send(MempoolMsg::Gossip { id, tx: Box::new(tx) }),
-        TxMessage::Offer(tx) => availability.send(AvailabilityMsg::Offer { id: Some(id), source: Some(source), tx: Box::new(tx) }),
-        TxMessage::Availability { tx, signature } => availability.send(AvailabilityMsg::Signature { id, tx, signature }),
+        TxMessage::Offer(tx) => {
+            availability.send(AvailabilityMsg::Offer { id: Some(id), source: Some(source), tx: Box::new(tx) })
+        }
+        TxMessage::Availability { tx, signature } => {
+            availability.send(AvailabilityMsg::Signature { id, tx, signature })
+        }
     }
 }

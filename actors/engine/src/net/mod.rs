@@ -1,5 +1,5 @@
 //! The network subtree: the swarm's actor, catching up, and answers to peers.
 
-pub mod link;
-pub mod serve;
-pub mod sync;
+pub(crate) mod link;
+pub(crate) mod serve;
+pub(crate) mod sync;

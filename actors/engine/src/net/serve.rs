@@ -30,11 +30,11 @@ const RETRY_MS: u32 = 500;
 
 /// A peer's request.
 #[derive(Debug)]
-pub struct ServeMsg(pub network::Request);
+pub(crate) struct ServeMsg(pub(crate) network::Request);
 
 /// The actor.
 #[derive(Debug)]
-pub struct Serve;
+pub(crate) struct Serve;
 
 impl Actor for Serve {
     type Msg = Letter<ServeMsg>;
@@ -46,7 +46,12 @@ impl Actor for Serve {
         Ok((wiring, Arc::new(Semaphore::new(READS_MAX))))
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, (wiring, permits): &mut Self::State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        letter: Self::Msg,
+        (wiring, permits): &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
         let ServeMsg(network::Request { request, token, peer }) = letter.message;
         let permit = Arc::clone(permits).acquire_owned().await?;
         let wiring = wiring.clone();

@@ -25,7 +25,7 @@ const STALL_MS: u64 = 1_500;
 
 /// Messages.
 #[derive(Debug)]
-pub enum SyncMsg {
+pub(crate) enum SyncMsg {
     /// Time passes.
     Tick,
     /// A block was applied here.
@@ -46,10 +46,10 @@ pub enum SyncMsg {
 
 /// The actor.
 #[derive(Debug)]
-pub struct SyncActor;
+pub(crate) struct SyncActor;
 
 /// Its state.
-pub struct SyncState {
+pub(crate) struct SyncState {
     wiring: Wiring,
     plan: Sync,
     numbers: BTreeMap<PeerId, Peer>,
@@ -85,7 +85,12 @@ impl Actor for SyncActor {
         Ok(state)
     }
 
-    async fn handle(&self, myself: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut SyncState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        letter: Self::Msg,
+        state: &mut SyncState,
+    ) -> Result<(), ActorProcessingErr> {
         match letter.message {
             SyncMsg::Tick => {
                 let ticks = state.wiring.mail.sync.clone();
@@ -144,7 +149,9 @@ fn answer(state: &mut SyncState, peer: Peer, result: Result<Response, RequestErr
             SyncInput::Status { peer, height, lowest }
         }
         Ok(Response::Blocks(blocks)) => SyncInput::Blocks { peer, blocks },
-        Ok(Response::Busy { retry_ms }) | Err(RequestError::Busy { retry_ms, .. }) => SyncInput::Busy { peer, retry_ms },
+        Ok(Response::Busy { retry_ms }) | Err(RequestError::Busy { retry_ms, .. }) => {
+            SyncInput::Busy { peer, retry_ms }
+        }
         Ok(Response::Votes { votes, proposals }) => {
             let _full = state.wiring.mail.consensus.send(ConsensusMsg::PeerVotes { votes, proposals });
             return;

@@ -28,7 +28,7 @@ const FETCH_PEERS: usize = 8;
 
 /// What became of a proposed block.
 #[derive(Debug)]
-pub enum Checked {
+pub(crate) enum Checked {
     /// Valid, with its effects.
     Valid(Executed),
     /// Wrong on every node for ever.
@@ -43,7 +43,7 @@ pub enum Checked {
 ///
 /// # Errors
 /// When the state can't be read.
-pub fn view(
+pub(crate) fn view(
     state: Snapshot,
     certificate: Option<CommitCertificate>,
     root: StateRoot,
@@ -57,18 +57,21 @@ pub fn view(
 }
 
 /// Builds a block for a round; the answer comes as a message, or never when the height is over.
-pub fn build(wiring: &Wiring, consensus: &ActorRef<Letter<ConsensusMsg>>, height: Height, round: Round) {
+pub(crate) fn build(wiring: &Wiring, consensus: &ActorRef<Letter<ConsensusMsg>>, height: Height, round: Round) {
     let (wiring, consensus) = (wiring.clone(), consensus.clone());
     tokio::spawn(async move {
         let view = wiring.view();
         let Some(proposer) = wiring.validator.filter(|_| view.head.height.next() == height) else { return };
         let (reply, offer) = oneshot::channel();
         let candidates = match wiring.mail.mempool.send_owed(MempoolMsg::Offer { reply }) {
-            Sent::Accepted => tokio::time::timeout(OFFER_LIMIT, offer).await.ok().and_then(Result::ok).unwrap_or_default(),
+            Sent::Accepted => {
+                tokio::time::timeout(OFFER_LIMIT, offer).await.ok().and_then(Result::ok).unwrap_or_default()
+            }
             Sent::Full | Sent::Closed => Vec::new(),
         };
         let built = tokio::task::spawn_blocking(move || {
-            let built = ledger::build_block(&view.state, view.certificate.as_ref(), proposer, wall_clock(), &candidates)?;
+            let built =
+                ledger::build_block(&view.state, view.certificate.as_ref(), proposer, wall_clock(), &candidates)?;
             let executed = ledger::apply_block(&view.state, &built.block)?;
             Ok::<_, ledger::ApplyError>((built, executed))
         });
@@ -87,7 +90,7 @@ pub fn build(wiring: &Wiring, consensus: &ActorRef<Letter<ConsensusMsg>>, height
 }
 
 /// Checks a block against the applied chain; the answer comes as a message. `known` are its effects, if it was executed here.
-pub fn check(
+pub(crate) fn check(
     wiring: &Wiring,
     consensus: &ActorRef<Letter<ConsensusMsg>>,
     height: Height,
@@ -129,13 +132,13 @@ pub fn check(
 ///
 /// # Errors
 /// When it can't be: the node stops.
-pub async fn apply(view: &Arc<ChainView>, block: Block) -> Result<Executed, ActorProcessingErr> {
+pub(crate) async fn apply(view: &Arc<ChainView>, block: Block) -> Result<Executed, ActorProcessingErr> {
     let view = Arc::clone(view);
     Ok(tokio::task::spawn_blocking(move || ledger::apply_block(&view.state, &block)).await??)
 }
 
 /// Asks peers for the bytes of a proposed block.
-pub fn fetch(wiring: &Wiring, height: Height, block: BlockId) {
+pub(crate) fn fetch(wiring: &Wiring, height: Height, block: BlockId) {
     let wiring = wiring.clone();
     tokio::spawn(async move {
         let Some(net) = wiring.net.get() else { return };
@@ -155,14 +158,15 @@ pub fn fetch(wiring: &Wiring, height: Height, block: BlockId) {
 }
 
 /// Tells the rest of the node about an applied block.
-pub fn announce(wiring: &Wiring, view: &Arc<ChainView>, changed_jobs: &[JobId]) {
+pub(crate) fn announce(wiring: &Wiring, view: &Arc<ChainView>, changed_jobs: &[JobId]) {
     use crate::api::views::Event;
     let mail = &wiring.mail;
     // Each actor gets one notice a block, and drops what it has not read when the next is there: none of these may be lost.
     let _closed = mail.mempool.send_owed(MempoolMsg::Head(Arc::clone(view)));
     let _closed = mail.availability.send_owed(AvailabilityMsg::Head);
     let _closed = mail.votes.send_owed(VotesMsg::Head(Arc::clone(view)));
-    let _closed = mail.scheduler.send_owed(SchedulerMsg::Head { view: Arc::clone(view), changed: changed_jobs.to_vec() });
+    let _closed =
+        mail.scheduler.send_owed(SchedulerMsg::Head { view: Arc::clone(view), changed: changed_jobs.to_vec() });
     let _closed = mail.sync.send_owed(SyncMsg::Applied);
     let _full = mail.events.send(Event::Head(crate::reads::head_view(wiring, view)));
 }

@@ -43,7 +43,7 @@ const GUARD_KEEP_VERDICTS: u64 = 100_000;
 
 /// Messages.
 #[derive(Debug)]
-pub enum ConsensusMsg {
+pub(crate) enum ConsensusMsg {
     /// A vote or certificate from gossip; to be judged.
     Gossip {
         /// For the judgement.
@@ -135,24 +135,24 @@ pub enum ConsensusMsg {
 
 /// The actor.
 #[derive(Clone, Debug)]
-pub struct Consensus;
+pub(crate) struct Consensus;
 
 /// What it is started with.
-pub struct ConsensusArgs {
+pub(crate) struct ConsensusArgs {
     /// Where everything is.
-    pub wiring: Wiring,
+    pub(crate) wiring: Wiring,
     /// The machine, its guard restored.
-    pub machine: Machine,
+    pub(crate) machine: Machine,
     /// The log and the guard file.
-    pub disk: DiskHandle,
+    pub(crate) disk: DiskHandle,
     /// The writer of blocks.
-    pub writer: WriterHandle,
+    pub(crate) writer: WriterHandle,
     /// Where the applied chain is announced.
-    pub chain: watch::Sender<Arc<ChainView>>,
+    pub(crate) chain: watch::Sender<Arc<ChainView>>,
 }
 
 /// Its state.
-pub struct ConsensusState {
+pub(crate) struct ConsensusState {
     args: ConsensusArgs,
     myself: ActorRef<Letter<ConsensusMsg>>,
     timers: BTreeMap<TimerId, (u64, JoinHandle<()>)>,
@@ -167,7 +167,11 @@ impl Actor for Consensus {
     type State = ConsensusState;
     type Arguments = ConsensusArgs;
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, args: ConsensusArgs) -> Result<ConsensusState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        args: ConsensusArgs,
+    ) -> Result<ConsensusState, ActorProcessingErr> {
         args.wiring.mail.consensus.attach(myself.clone());
         Ok(ConsensusState {
             args,
@@ -185,7 +189,12 @@ impl Actor for Consensus {
         start_height(state).await
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, letter: Self::Msg, state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        letter: Self::Msg,
+        state: &mut ConsensusState,
+    ) -> Result<(), ActorProcessingErr> {
         match letter.message {
             ConsensusMsg::Gossip { id, message } => {
                 let acceptance = state.args.machine.classify(&message);
@@ -214,7 +223,9 @@ impl Actor for Consensus {
                     feed(state, Input::ProposalOnly(proposal)).await?;
                 }
             }
-            ConsensusMsg::Fetched { height, block } => feed(state, Input::BlockFetched { height, block: *block }).await?,
+            ConsensusMsg::Fetched { height, block } => {
+                feed(state, Input::BlockFetched { height, block: *block }).await?
+            }
             ConsensusMsg::Synced(decided) => synced(state, *decided).await?,
             ConsensusMsg::Work => {
                 if state.pace.is_some() {
@@ -237,7 +248,9 @@ impl Actor for Consensus {
                 remember(state, block.id(), executed);
                 feed(state, Input::BlockBuilt { height, round, block }).await?;
             }
-            ConsensusMsg::Checked { height, round, block, outcome } => checked(state, height, round, block, *outcome).await?,
+            ConsensusMsg::Checked { height, round, block, outcome } => {
+                checked(state, height, round, block, *outcome).await?
+            }
             ConsensusMsg::SignVerdict { vote, reply } => sign_verdict(state, *vote, reply).await?,
             ConsensusMsg::VotesOf { height, reply } => {
                 reply.send(state.args.machine.votes_of(height)).ok();
@@ -289,7 +302,10 @@ async fn feed(state: &mut ConsensusState, input: Input) -> Result<(), ActorProce
 }
 
 /// Carries out outputs in order; a decision is handed back, to be committed when all the others are done.
-async fn carry_out(state: &mut ConsensusState, outputs: Vec<Output>) -> Result<Option<DecidedBlock>, ActorProcessingErr> {
+async fn carry_out(
+    state: &mut ConsensusState,
+    outputs: Vec<Output>,
+) -> Result<Option<DecidedBlock>, ActorProcessingErr> {
     let mut decision = None;
     for output in outputs {
         match output {
@@ -301,7 +317,9 @@ async fn carry_out(state: &mut ConsensusState, outputs: Vec<Output>) -> Result<O
                 state.args.wiring.metrics.flush_seconds.observe(started.elapsed().as_secs_f64());
             }
             Output::Publish(message) => state.args.wiring.net.publish(&GossipMessage::Consensus(Box::new(message))),
-            Output::PublishProposal(message) => state.args.wiring.net.publish(&GossipMessage::Proposal(Box::new(message))),
+            Output::PublishProposal(message) => {
+                state.args.wiring.net.publish(&GossipMessage::Proposal(Box::new(message)))
+            }
             Output::SetTimer { id, after_ms } => set_timer(state, id, after_ms),
             Output::CancelTimer(id) => {
                 if let Some((_, task)) = state.timers.remove(&id) {
@@ -315,7 +333,12 @@ async fn carry_out(state: &mut ConsensusState, outputs: Vec<Output>) -> Result<O
             Output::Decided(decided) => decision = Some(decided),
             Output::Evidence(evidence) => {
                 tracing::warn!(offender = %evidence.offender(), height = %evidence.height(), "equivocation seen");
-                let _full = state.args.wiring.mail.mempool.send(MempoolMsg::Own { tx: Box::new(Transaction::Evidence(evidence)) });
+                let _full = state
+                    .args
+                    .wiring
+                    .mail
+                    .mempool
+                    .send(MempoolMsg::Own { tx: Box::new(Transaction::Evidence(evidence)) });
             }
             Output::EnteredRound { height, round, proposer } => {
                 if round.0 > 0 {
@@ -334,7 +357,11 @@ fn cancel_timers(state: &mut ConsensusState) {
     }
 }
 
-fn later(state: &mut ConsensusState, after: Duration, message: impl FnOnce(u64) -> ConsensusMsg) -> (u64, JoinHandle<()>) {
+fn later(
+    state: &mut ConsensusState,
+    after: Duration,
+    message: impl FnOnce(u64) -> ConsensusMsg,
+) -> (u64, JoinHandle<()>) {
     state.generation = state.generation.wrapping_add(1);
     let generation = state.generation;
     let (mailbox, message) = (state.args.wiring.mail.consensus.clone(), message(generation));
@@ -461,7 +488,10 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
     m.commit_seconds.observe(started.elapsed().as_secs_f64());
     m.block_seconds.observe(wall_clock().since(before.applied_ms) as f64 / 1000.0);
     tracing::info!(%height, block = %block_id.short(), txs = n_transactions, ms = started.elapsed().as_millis(), "block applied");
-    state.args.machine.guard_forget(Height(height.0.saturating_sub(GUARD_KEEP)), Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS)));
+    state.args.machine.guard_forget(
+        Height(height.0.saturating_sub(GUARD_KEEP)),
+        Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS)),
+    );
     state.args.disk.prune(height.next(), Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS))).await?;
     let work = view.work;
     state.args.chain.send_replace(Arc::clone(&view));

@@ -17,13 +17,13 @@ use super::thread::ThreadWork;
 /// Longest wait for a flush; a disk slower than this stops the node rather than let it vote blindly.
 const FLUSH_LIMIT: Duration = Duration::from_secs(15);
 /// Commands that may wait.
-pub const DISK_LANE: usize = 1024;
+pub(crate) const DISK_LANE: usize = 1024;
 /// The guard file is rewritten without old heights when it is longer than this, bytes.
 const GUARD_BYTES_MAX: u64 = 8 << 20;
 
 /// Commands to the thread.
 #[derive(Debug)]
-pub enum DiskCommand {
+pub(crate) enum DiskCommand {
     /// Opens the log of a height and answers its records.
     Start {
         /// The height.
@@ -59,7 +59,7 @@ pub enum DiskCommand {
 
 /// The thread's state.
 #[derive(Debug)]
-pub struct Disk {
+pub(crate) struct Disk {
     wal: Wal,
     guard: GuardFile,
     failed: Option<String>,
@@ -67,7 +67,7 @@ pub struct Disk {
 
 impl Disk {
     /// Over open files.
-    pub fn new(wal: Wal, guard: GuardFile) -> Self {
+    pub(crate) fn new(wal: Wal, guard: GuardFile) -> Self {
         Self { wal, guard, failed: None }
     }
 
@@ -130,7 +130,7 @@ const LOG_RECORD: u8 = 1;
 
 /// The disk did not do what was asked.
 #[derive(Debug, Error)]
-pub enum DiskError {
+pub(crate) enum DiskError {
     /// The thread is gone.
     #[error("the consensus log's thread has ended")]
     Gone,
@@ -144,11 +144,11 @@ pub enum DiskError {
 
 /// Address of the disk thread.
 #[derive(Clone, Debug)]
-pub struct DiskHandle(mpsc::Sender<DiskCommand>);
+pub(crate) struct DiskHandle(mpsc::Sender<DiskCommand>);
 
 impl DiskHandle {
     /// Wraps the lane.
-    pub fn new(lane: mpsc::Sender<DiskCommand>) -> Self {
+    pub(crate) fn new(lane: mpsc::Sender<DiskCommand>) -> Self {
         Self(lane)
     }
 
@@ -173,7 +173,7 @@ impl DiskHandle {
     ///
     /// # Errors
     /// [`DiskError`]: the node stops.
-    pub async fn start(&self, height: Height) -> Result<Replay, DiskError> {
+    pub(crate) async fn start(&self, height: Height) -> Result<Replay, DiskError> {
         let (reply, receiver) = oneshot::channel();
         self.put(DiskCommand::Start { height, reply }).await?;
         Self::answer(receiver).await
@@ -183,7 +183,7 @@ impl DiskHandle {
     ///
     /// # Errors
     /// [`DiskError`]: the node stops.
-    pub async fn append(&self, record: Vec<u8>) -> Result<(), DiskError> {
+    pub(crate) async fn append(&self, record: Vec<u8>) -> Result<(), DiskError> {
         self.put(DiskCommand::Append { record }).await
     }
 
@@ -191,7 +191,7 @@ impl DiskHandle {
     ///
     /// # Errors
     /// [`DiskError`]: the node stops.
-    pub async fn guard(&self, height: Height, record: Vec<u8>) -> Result<(), DiskError> {
+    pub(crate) async fn guard(&self, height: Height, record: Vec<u8>) -> Result<(), DiskError> {
         self.put(DiskCommand::Guard { height, record }).await
     }
 
@@ -199,7 +199,7 @@ impl DiskHandle {
     ///
     /// # Errors
     /// [`DiskError`]: the node stops.
-    pub async fn flush(&self) -> Result<(), DiskError> {
+    pub(crate) async fn flush(&self) -> Result<(), DiskError> {
         let (reply, receiver) = oneshot::channel();
         self.put(DiskCommand::Flush { reply }).await?;
         Self::answer(receiver).await
@@ -209,7 +209,7 @@ impl DiskHandle {
     ///
     /// # Errors
     /// [`DiskError`]: the node stops.
-    pub async fn prune(&self, log_below: Height, guard_below: Height) -> Result<(), DiskError> {
+    pub(crate) async fn prune(&self, log_below: Height, guard_below: Height) -> Result<(), DiskError> {
         self.put(DiskCommand::Prune { log_below, guard_below }).await
     }
 }

@@ -1,8 +1,8 @@
 //! The safety subtree: what must not be lost, and what stops the node when it fails.
 
-pub mod blocks;
-pub mod consensus;
-pub mod disk;
-pub mod pacing;
-pub mod thread;
-pub mod writer;
+pub(crate) mod blocks;
+pub(crate) mod consensus;
+pub(crate) mod disk;
+pub(crate) mod pacing;
+pub(crate) mod thread;
+pub(crate) mod writer;

@@ -6,12 +6,12 @@ use types::params::Params;
 /// Wall-clock time at which the next height starts, when the last one started at `started`: after `block_ms` while there is
 /// work (a live job, a waiting transaction, or a block whose state change still lacks its root in a header), after
 /// `empty_block_ms` otherwise.
-pub fn next_start(started: TimeMs, params: &Params, work: bool) -> TimeMs {
+pub(crate) fn next_start(started: TimeMs, params: &Params, work: bool) -> TimeMs {
     started.plus(if work { params.block_ms } else { params.empty_block_ms })
 }
 
 /// Whether another validator's message for the next height may start it here: at the pace of a busy chain, never faster.
-pub fn may_follow(started: TimeMs, params: &Params, now: TimeMs) -> bool {
+pub(crate) fn may_follow(started: TimeMs, params: &Params, now: TimeMs) -> bool {
     now >= started.plus(params.block_ms.saturating_mul(FOLLOW_EARLY_NUM) / FOLLOW_EARLY_DEN)
 }
 

@@ -10,7 +10,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 
 /// What runs on the thread: a loop over its commands. `Err` is the reason it can't go on.
-pub trait ThreadWork: Send + 'static {
+pub(crate) trait ThreadWork: Send + 'static {
     /// Commands it takes.
     type Command: Send + 'static;
 
@@ -22,7 +22,11 @@ pub trait ThreadWork: Send + 'static {
 }
 
 /// Makes a lane of `bound` commands and the actor that will serve it.
-pub fn lane<W: ThreadWork>(name: &'static str, bound: usize, work: W) -> (mpsc::Sender<W::Command>, ThreadActor<W>) {
+pub(crate) fn lane<W: ThreadWork>(
+    name: &'static str,
+    bound: usize,
+    work: W,
+) -> (mpsc::Sender<W::Command>, ThreadActor<W>) {
     let (sender, receiver) = mpsc::channel(bound);
     (sender, ThreadActor { name, parts: Arc::new(Mutex::new(Some((work, receiver)))) })
 }
@@ -30,7 +34,7 @@ pub fn lane<W: ThreadWork>(name: &'static str, bound: usize, work: W) -> (mpsc::
 type Parts<W> = (W, mpsc::Receiver<<W as ThreadWork>::Command>);
 
 /// The actor. Cloned for the supervisor; its work can be taken once.
-pub struct ThreadActor<W: ThreadWork> {
+pub(crate) struct ThreadActor<W: ThreadWork> {
     name: &'static str,
     parts: Arc<Mutex<Option<Parts<W>>>>,
 }
@@ -49,7 +53,7 @@ impl<W: ThreadWork> std::fmt::Debug for ThreadActor<W> {
 
 /// The thread ended; with the reason, unless every sender is gone.
 #[derive(Debug)]
-pub struct Ended(Option<String>);
+pub(crate) struct Ended(Option<String>);
 
 /// Calls back when dropped without an answer: a panic unwinds through here.
 struct Notice {

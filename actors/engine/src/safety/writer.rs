@@ -14,26 +14,26 @@ use tokio::time::timeout;
 use super::thread::ThreadWork;
 
 /// Commits that may wait.
-pub const WRITER_LANE: usize = 16;
+pub(crate) const WRITER_LANE: usize = 16;
 /// Longest wait for a commit.
 const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A block to store.
 #[derive(Debug)]
-pub struct CommitCommand {
+pub(crate) struct CommitCommand {
     commit: Box<BlockCommit>,
     reply: oneshot::Sender<(Head, Snapshot)>,
 }
 
 /// The thread's state.
 #[derive(Debug)]
-pub struct Writer {
+pub(crate) struct Writer {
     store: Arc<RocksStore>,
 }
 
 impl Writer {
     /// Over an open store.
-    pub fn new(store: Arc<RocksStore>) -> Self {
+    pub(crate) fn new(store: Arc<RocksStore>) -> Self {
         Self { store }
     }
 }
@@ -51,7 +51,7 @@ impl ThreadWork for Writer {
 
 /// A block is not stored.
 #[derive(Debug, Error)]
-pub enum WriteError {
+pub(crate) enum WriteError {
     /// The thread is gone; its actor knows why.
     #[error("the store's writer has ended")]
     Gone,
@@ -62,11 +62,11 @@ pub enum WriteError {
 
 /// Address of the writer.
 #[derive(Clone, Debug)]
-pub struct WriterHandle(mpsc::Sender<CommitCommand>);
+pub(crate) struct WriterHandle(mpsc::Sender<CommitCommand>);
 
 impl WriterHandle {
     /// Wraps the lane.
-    pub fn new(lane: mpsc::Sender<CommitCommand>) -> Self {
+    pub(crate) fn new(lane: mpsc::Sender<CommitCommand>) -> Self {
         Self(lane)
     }
 
@@ -74,7 +74,7 @@ impl WriterHandle {
     ///
     /// # Errors
     /// [`WriteError`]: the node stops.
-    pub async fn commit(&self, commit: BlockCommit) -> Result<(Head, Snapshot), WriteError> {
+    pub(crate) async fn commit(&self, commit: BlockCommit) -> Result<(Head, Snapshot), WriteError> {
         let (reply, done) = oneshot::channel();
         let command = CommitCommand { commit: Box::new(commit), reply };
         let answer = async {

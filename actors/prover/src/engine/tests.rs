@@ -76,6 +76,20 @@ fn proofs_of_all_kinds_pass_the_strict_verifier() {
 }
 
 #[test]
+fn an_exported_proof_is_read_and_accepted_by_the_upstream_verifier() {
+    use cairo_air::utils::{ProofFormat, deserialize_proof_from_file};
+    use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleHasher;
+
+    let proven = Engine::new().prove(request(&sample::fibonacci(9), None, None), Box::new(|_| ())).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("proof.bin");
+    crate::export::stwo_binary(&proven.blob, &std::fs::File::create(&path).unwrap()).unwrap();
+    let proof = deserialize_proof_from_file::<Blake2sMerkleHasher>(&path, ProofFormat::Binary).unwrap();
+    cairo_air::verifier::verify_cairo::<Blake2sMerkleChannel>(proof).unwrap();
+    assert!(crate::export::stwo_binary(b"no proof", &std::fs::File::create(&path).unwrap()).is_err());
+}
+
+#[test]
 fn what_does_not_belong_to_the_statement_is_refused() {
     let mut engine = Engine::new();
     let good = request(&sample::fibonacci(5), None, None);

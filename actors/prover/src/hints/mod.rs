@@ -144,7 +144,9 @@ mod tests {
     #[test]
     fn random_points_are_not_in_the_list() {
         use cairo_vm::hint_processor::builtin_hint_processor::hint_code;
-        for code in [hint_code::RANDOM_EC_POINT, hint_code::CHAINED_EC_OP_RANDOM_EC_POINT, hint_code::EXAMPLE_BLAKE2S_COMPRESS] {
+        for code in
+            [hint_code::RANDOM_EC_POINT, hint_code::CHAINED_EC_OP_RANDOM_EC_POINT, hint_code::EXAMPLE_BLAKE2S_COMPRESS]
+        {
             assert!(check_cairo0(std::iter::once(code)).is_err());
         }
     }

@@ -102,12 +102,7 @@ impl Program {
     }
 
     /// Checks what all kinds have in common.
-    fn new(
-        kind: ProgramKind,
-        stripped: StrippedProgram,
-        n_hints: usize,
-        loaded: Loaded,
-    ) -> Result<Self, ProgramError> {
+    fn new(kind: ProgramKind, stripped: StrippedProgram, n_hints: usize, loaded: Loaded) -> Result<Self, ProgramError> {
         if stripped.data.is_empty() {
             return Err(ProgramError::malformed("data", "the program has no words"));
         }
@@ -120,9 +115,10 @@ impl Program {
         }
         let mut next = 0;
         for builtin in &stripped.builtins {
-            let place = BUILTIN_ORDER.iter().position(|known| known == builtin).ok_or_else(|| {
-                ProgramError::malformed("builtins", format!("{} is not available", builtin.to_str()))
-            })?;
+            let place = BUILTIN_ORDER
+                .iter()
+                .position(|known| known == builtin)
+                .ok_or_else(|| ProgramError::malformed("builtins", format!("{} is not available", builtin.to_str())))?;
             if place < next {
                 let detail = format!("{} is twice in the list or out of order", builtin.to_str());
                 return Err(ProgramError::malformed("builtins", detail));

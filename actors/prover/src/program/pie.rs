@@ -64,12 +64,8 @@ fn json<T: DeserializeOwned>(archive: &mut Archive<'_>, name: &'static str) -> R
 
 /// The sizes bound every address that the loader may place a value at.
 fn check_segments(metadata: &CairoPieMetadata) -> Result<(), ProgramError> {
-    let own = [
-        &metadata.program_segment,
-        &metadata.execution_segment,
-        &metadata.ret_fp_segment,
-        &metadata.ret_pc_segment,
-    ];
+    let own =
+        [&metadata.program_segment, &metadata.execution_segment, &metadata.ret_fp_segment, &metadata.ret_pc_segment];
     let all: Vec<&SegmentInfo> =
         own.into_iter().chain(metadata.builtin_segments.values()).chain(&metadata.extra_segments).collect();
     if all.len() > limits::PIE_SEGMENTS_MAX {
@@ -90,7 +86,9 @@ fn check_stack(pie: &CairoPie) -> Result<(), ProgramError> {
         let expected = pie.metadata.builtin_segments.get(builtin).map(|segment| segment.index);
         let found = pie.memory.0.iter().find(|(address, _)| *address == (execution, offset)).map(|(_, value)| value);
         let is_start = match found {
-            Some(MaybeRelocatable::RelocatableValue(start)) => start.offset == 0 && Some(start.segment_index) == expected,
+            Some(MaybeRelocatable::RelocatableValue(start)) => {
+                start.offset == 0 && Some(start.segment_index) == expected
+            }
             _ => false,
         };
         if !is_start {
@@ -119,6 +117,8 @@ pub(super) fn output(pie: &CairoPie) -> Result<Vec<Felt>, ProgramError> {
     words
         .into_iter()
         .enumerate()
-        .map(|(i, word)| word.ok_or_else(|| ProgramError::malformed("memory.bin", format!("output word {i} is no number"))))
+        .map(|(i, word)| {
+            word.ok_or_else(|| ProgramError::malformed("memory.bin", format!("output word {i} is no number")))
+        })
         .collect()
 }

@@ -35,7 +35,8 @@ fn a_cairo0_program_is_recognised_with_its_words() {
     assert_eq!(program.builtins(), ["output"]);
     assert_eq!((program.main(), program.n_hints()), (0, 0));
     assert_eq!(program.words().len(), sample::fibonacci_words(3).len());
-    let hashes = [HashFunction::Pedersen, HashFunction::Poseidon, HashFunction::Blake].map(|f| program.hash(f).unwrap());
+    let hashes =
+        [HashFunction::Pedersen, HashFunction::Poseidon, HashFunction::Blake].map(|f| program.hash(f).unwrap());
     assert!(hashes[0] != hashes[1] && hashes[1] != hashes[2]);
     let other = Program::load(&sample::fibonacci(4)).unwrap();
     assert_ne!(other.hash(HashFunction::Poseidon).unwrap(), hashes[1]);
@@ -108,9 +109,7 @@ fn a_pie_whose_segments_span_too_much_is_refused() {
         "ret_pc_segment": segment(4, 0), "builtin_segments": {"output": segment(2, 1)},
         "extra_segments": [segment(5, 1 << 40)],
     });
-    let bytes = zip_of(&[
-        ("version.json", br#"{"cairo_pie": "1.1"}"#),
-        ("metadata.json", metadata.to_string().as_bytes()),
-    ]);
+    let bytes =
+        zip_of(&[("version.json", br#"{"cairo_pie": "1.1"}"#), ("metadata.json", metadata.to_string().as_bytes())]);
     assert!(matches!(refused(&bytes), ProgramError::TooLarge { field: "metadata.json segment sizes", .. }));
 }

@@ -1,6 +1,7 @@
 use cairo_lang_casm::casm;
 
 use super::*;
+use crate::limits;
 use crate::sample::{self, SampleHint};
 
 fn request(program: &[u8], args: Option<&str>, max_steps: u64) -> RunRequest {
@@ -65,6 +66,9 @@ fn the_step_limit_is_exact() {
     let endless = casm! { jmp rel 0; };
     let endless = sample::cairo0_json(&sample::assemble(&endless.instructions), &["output"], &[]);
     assert_eq!(failure(run(request(&endless, None, 5000))).0, FailureReason::StepLimit);
+    // A limit above what this build takes is no verdict about the program.
+    let over = run(request(&endless, None, limits::STEPS_MAX + 1));
+    assert!(matches!(over, Err(RunError::Resources { .. })));
 }
 
 #[test]
@@ -136,7 +140,19 @@ fn a_program_that_claims_more_output_than_it_wrote_fails() {
 
 #[test]
 fn bookkeeping_of_the_bootloader_is_not_counted_whatever_the_builtins() {
-    let all = ["output", "pedersen", "range_check", "ecdsa", "bitwise", "ec_op", "keccak", "poseidon", "range_check96", "add_mod", "mul_mod"];
+    let all = [
+        "output",
+        "pedersen",
+        "range_check",
+        "ecdsa",
+        "bitwise",
+        "ec_op",
+        "keccak",
+        "poseidon",
+        "range_check96",
+        "add_mod",
+        "mul_mod",
+    ];
     for builtins in [&all[..0], &all[..1], &all[..3], &all[..]] {
         let n = i16::try_from(builtins.len()).unwrap();
         let mut instructions = Vec::new();

@@ -41,7 +41,10 @@ pub(crate) fn main(kind: Kind) -> ! {
 
 fn number<T: std::str::FromStr>(name: &'static str) -> io::Result<T> {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is missing: workers are started by the node, not by hand"))
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{name} is missing: workers are started by the node, not by hand"),
+        )
     })
 }
 

@@ -7,14 +7,16 @@
 //! Every end that a child can come to is a value of [`JobError`]: nothing that a program does reaches the node's process.
 
 mod child;
+mod error;
 mod parent;
 mod process;
 mod sandbox;
 mod wire;
 
 pub(crate) use child::keep_memory;
+pub use error::JobError;
 pub use parent::{Event, Job, Status, Worker, WorkerState, execute, inspect};
-pub use process::{JobError, WorkerConfig};
+pub use process::WorkerConfig;
 pub use sandbox::Sandbox;
 
 /// What a child is for.

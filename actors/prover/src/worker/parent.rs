@@ -10,10 +10,11 @@ use crate::execute::{ExecuteRequest, Executed};
 use crate::inspect::Inspection;
 use crate::memory;
 use crate::stages::Stage;
-use crate::worker::process::{JobError, Process, WorkerConfig};
+use crate::worker::Kind;
+use crate::worker::error::JobError;
+use crate::worker::process::{Process, WorkerConfig};
 use crate::worker::sandbox::Sandbox;
 use crate::worker::wire::{Request, Response};
-use crate::worker::Kind;
 
 /// Events of a job that wait for their reader. A reader that is slower misses stages, never the end.
 const EVENTS_WAITING_MAX: usize = 32;
@@ -164,7 +165,7 @@ impl Keeper {
                 Command::Prove { request, time_limit, events, cancel } => {
                     let result = self.prove(*request, time_limit, &events, cancel).await;
                     if let Err(error) = &result
-                        && !Process::usable(error)
+                        && !error.leaves_child_usable()
                     {
                         self.rest().await;
                     }
@@ -238,9 +239,8 @@ impl Keeper {
         self.status.send_modify(|status| status.state = WorkerState::Busy);
         let process = self.process().await?;
         // What the child holds already is part of what it may use.
-        let free = memory::available_bytes().map(|bytes| {
-            bytes.saturating_add(process.resident_bytes()).saturating_sub(MEMORY_RESERVE)
-        });
+        let free = memory::available_bytes()
+            .map(|bytes| bytes.saturating_add(process.resident_bytes()).saturating_sub(MEMORY_RESERVE));
         let limit = free.map_or(configured, |free| free.min(configured));
         request.memory_limit = Some(request.memory_limit.map_or(limit, |asked| asked.min(limit)));
         let wire_request = Request::from(&request);

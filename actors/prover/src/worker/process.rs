@@ -13,23 +13,24 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{Instant, timeout, timeout_at};
-use types::verdict::FailureReason;
 
 use crate::error::shorten;
 use crate::stages::Stage;
+use crate::worker::error::JobError;
 use crate::worker::sandbox::Sandbox;
-use crate::worker::wire::{self, Refusal, Request, Response};
+use crate::worker::wire::{self, Request, Response};
 use crate::worker::{Kind, child};
 
 /// Longest wait for a new child's first record.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Longest wait for a child to be gone after its end of the socket closed.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
+/// Address space beyond the memory that a proof may use: thread stacks, allocator reserves, the binary itself, in bytes.
+const ADDRESS_SLACK: u64 = 2 << 30;
 /// Children that wait to be started; over it, starting one is an error.
 const STARTS_WAITING_MAX: usize = 64;
 /// Lines of a child's error output that are logged per child.
@@ -50,7 +51,8 @@ pub struct WorkerConfig {
     pub environment: Vec<(OsString, OsString)>,
     /// An empty folder to run in; made if it is missing.
     pub scratch: PathBuf,
-    /// Address space of a child, in bytes.
+    /// Memory of a child, in bytes: the executor's address space; for the prover what its estimates are held against, its
+    /// address space is a fixed amount more.
     pub memory_bytes: u64,
     /// Threads of the prover.
     pub threads: usize,
@@ -76,119 +78,6 @@ impl WorkerConfig {
             nice: 10,
             silence_limit: Duration::from_secs(300),
             idle_limit: Duration::from_secs(600),
-        }
-    }
-}
-
-/// Why a job has no result. The first six are the worker's own answers, the others say how it ended.
-#[derive(Debug, Error, Clone, PartialEq, Eq)]
-pub enum JobError {
-    /// The input is refused, on every node alike.
-    #[error("{detail}")]
-    Input {
-        /// Field, value, limit.
-        detail: String,
-    },
-    /// The program fails, on every node alike.
-    #[error("the program failed after {steps} steps ({reason:?}): {detail}")]
-    Failed {
-        /// Kind of failure.
-        reason: FailureReason,
-        /// Words for people.
-        detail: String,
-        /// Steps taken until then.
-        steps: u64,
-    },
-    /// The run needs more than this node gives it.
-    #[error("the run needs more than this node gives it: {detail}")]
-    Resources {
-        /// What was missing.
-        detail: String,
-    },
-    /// A fault of this build.
-    #[error("internal: {detail}")]
-    Internal {
-        /// What went wrong.
-        detail: String,
-    },
-    /// The proof would need more memory than there is.
-    #[error("declined: the proof needs about {needed} bytes of memory, {limit} are free for it")]
-    Memory {
-        /// Expected peak, in bytes.
-        needed: u64,
-        /// What it may take, in bytes.
-        limit: u64,
-    },
-    /// There is no proof of this run that the strict verifier accepts.
-    #[error("unprovable: {detail}")]
-    Unprovable {
-        /// What was met.
-        detail: String,
-    },
-    /// The child could not be started.
-    #[error("the worker could not be started: {detail}")]
-    Start {
-        /// What the system said.
-        detail: String,
-    },
-    /// The child ended by a signal or with an error.
-    #[error("the worker crashed ({status}){detail}")]
-    Crashed {
-        /// Exit code or signal.
-        status: String,
-        /// Its last words, if any.
-        detail: String,
-    },
-    /// The child ran out of memory, or the kernel took it.
-    #[error("the worker ran out of memory or was killed from outside ({status}){detail}")]
-    OutOfMemory {
-        /// Exit code or signal.
-        status: String,
-        /// Its last words, if any.
-        detail: String,
-    },
-    /// The child used up its processor time.
-    #[error("the worker used up its processor time")]
-    CpuLimit,
-    /// The job took longer than it may.
-    #[error("the job took longer than {limit_ms} ms")]
-    TimedOut {
-        /// The limit, in milliseconds.
-        limit_ms: u64,
-    },
-    /// The child said nothing for too long.
-    #[error("the worker hung: nothing for {silence_ms} ms")]
-    Hung {
-        /// The silence, in milliseconds.
-        silence_ms: u64,
-    },
-    /// The node ended the job.
-    #[error("the job was cancelled")]
-    Cancelled,
-    /// The child sent what no worker sends.
-    #[error("the worker sent a wrong record: {detail}")]
-    Protocol {
-        /// What was met.
-        detail: String,
-    },
-}
-
-impl JobError {
-    /// Whether the answer says something about the job itself, so that every node would find the same.
-    pub fn is_about_the_job(&self) -> bool {
-        matches!(self, Self::Input { .. } | Self::Failed { .. })
-    }
-}
-
-impl From<Refusal> for JobError {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Input { detail } => Self::Input { detail },
-            Refusal::Failed { reason, detail, steps } => Self::Failed { reason, detail, steps },
-            Refusal::Resources { detail, .. } => Self::Resources { detail },
-            Refusal::Internal { detail } => Self::Internal { detail },
-            Refusal::Memory { needed, limit } => Self::Memory { needed, limit },
-            Refusal::Unprovable { detail } => Self::Unprovable { detail },
         }
     }
 }
@@ -238,7 +127,11 @@ fn command(config: &WorkerConfig, kind: Kind, cpu_limit: Option<Duration>, socke
     }
     let mut command = Command::new(program);
     command.args(&config.arguments).arg(kind.name()).env_clear().envs(config.environment.iter().cloned());
-    command.env(child::ENV_MEMORY, config.memory_bytes.to_string());
+    let address_space = match kind {
+        Kind::Prove => config.memory_bytes.saturating_add(ADDRESS_SLACK),
+        Kind::Execute => config.memory_bytes,
+    };
+    command.env(child::ENV_MEMORY, address_space.to_string());
     command.env(child::ENV_NICE, config.nice.to_string());
     command.env(child::ENV_THREADS, config.threads.max(1).to_string());
     command.env(child::ENV_PARENT, std::process::id().to_string());
@@ -264,7 +157,11 @@ async fn spawn(mut command: Command) -> io::Result<Child> {
 
 impl Process {
     /// Starts a child and waits until it is in its sandbox.
-    pub(crate) async fn start(config: &WorkerConfig, kind: Kind, cpu_limit: Option<Duration>) -> Result<Self, JobError> {
+    pub(crate) async fn start(
+        config: &WorkerConfig,
+        kind: Kind,
+        cpu_limit: Option<Duration>,
+    ) -> Result<Self, JobError> {
         let (ours, theirs) = StdUnixStream::pair().map_err(start_error)?;
         ours.set_nonblocking(true).map_err(start_error)?;
         let socket = UnixStream::from_std(ours).map_err(start_error)?;
@@ -299,7 +196,9 @@ impl Process {
         let mut head = [0u8; 4];
         match self.socket.read_exact(&mut head).await {
             Ok(_) => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => return Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+                return Ok(None);
+            }
             Err(e) => return Err(e),
         }
         let mut bytes = vec![0u8; wire::frame_length::<Response>(head)?];
@@ -312,7 +211,7 @@ impl Process {
 
     /// Sends a request and waits for its answer; `on_stage` is told about progress.
     ///
-    /// The child is only fit for another call when the result is `Ok` or an error of its own making; see `usable`.
+    /// The child is only fit for another call when the result is `Ok` or an error of its own making; see `JobError::leaves_child_usable`.
     pub(crate) async fn call(
         &mut self,
         request: &Request,
@@ -342,27 +241,6 @@ impl Process {
                 timeout_at(deadline, answer).await.unwrap_or(Err(JobError::TimedOut { limit_ms: ms(time_limit) }))
             }
             None => answer.await,
-        }
-    }
-
-    /// Whether a child that gave this error can take another request.
-    pub(crate) fn usable(error: &JobError) -> bool {
-        match error {
-            JobError::Input { .. }
-            | JobError::Failed { .. }
-            | JobError::Internal { .. }
-            | JobError::Memory { .. }
-            | JobError::Unprovable { .. } => true,
-            // What the libraries left behind after a panic or a refused allocation is anybody's guess.
-            JobError::Resources { .. }
-            | JobError::Start { .. }
-            | JobError::Crashed { .. }
-            | JobError::OutOfMemory { .. }
-            | JobError::CpuLimit
-            | JobError::TimedOut { .. }
-            | JobError::Hung { .. }
-            | JobError::Cancelled
-            | JobError::Protocol { .. } => false,
         }
     }
 
@@ -445,4 +323,3 @@ async fn listen(stderr: ChildStderr, pid: u32, last_words: Arc<Mutex<VecDeque<St
         kept.push_back(text);
     }
 }
-

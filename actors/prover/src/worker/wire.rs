@@ -57,7 +57,11 @@ pub(crate) enum Response {
     Stage(Stage),
     Warm,
     Proven(Box<ProvenBody>),
-    Executed { program_hash: Felt, output: Vec<Felt>, steps: u64 },
+    Executed {
+        program_hash: Felt,
+        output: Vec<Felt>,
+        steps: u64,
+    },
     Inspected(InspectedBody),
     Refused(Refusal),
 }

@@ -2,7 +2,8 @@
 //! core: a refusal to sign is answered with a signature that does not verify, which the core then drops by itself.
 
 use arc_malachitebft_core_consensus::{
-    Effect, Input as CoreInput, LivenessMsg, MisbehaviorEvidence, Resumable, Resume, SignedConsensusMsg, VoteExtensionError,
+    Effect, Input as CoreInput, LivenessMsg, MisbehaviorEvidence, Resumable, Resume, SignedConsensusMsg,
+    VoteExtensionError,
 };
 use arc_malachitebft_core_types as core;
 use core::{Round as CoreRound, RoundCertificateType, SignedMessage, Timeout, TimeoutKind};
@@ -118,7 +119,10 @@ impl Inner {
                         self.watch.knows_vote(&signed) || signed.verify(&self.genesis)
                     }
                     ConsensusMsg::Proposal(proposal) => {
-                        let signed = SignedProposal { proposal: convert::wire_proposal(&proposal), signature: message.signature };
+                        let signed = SignedProposal {
+                            proposal: convert::wire_proposal(&proposal),
+                            signature: message.signature,
+                        };
                         self.watch.knows_proposal(&signed) || signed.verify(&self.genesis)
                     }
                 };
@@ -304,7 +308,12 @@ impl Inner {
         let precommits = certificate.cert_type == RoundCertificateType::Precommit;
         let enter = if precommits { certificate.round.increment() } else { certificate.round };
         let enter = convert::wire_round(enter);
-        self.out.push(Output::Publish(ConsensusMessage::Round { votes: round_votes(certificate), enter, precommits, resend }));
+        self.out.push(Output::Publish(ConsensusMessage::Round {
+            votes: round_votes(certificate),
+            enter,
+            precommits,
+            resend,
+        }));
     }
 
     /// Counts 1 to 8 and starts over: gossip forgets the first form long before it comes again.
@@ -337,7 +346,9 @@ impl Inner {
     fn decide(&mut self, certificate: &core::CommitCertificate<Chain>) {
         let certificate = convert::wire_commit(certificate);
         match self.candidates.get(&certificate.block) {
-            Some(candidate) => self.decided = Some(DecidedBlock { block: candidate.block.as_ref().clone(), certificate }),
+            Some(candidate) => {
+                self.decided = Some(DecidedBlock { block: candidate.block.as_ref().clone(), certificate })
+            }
             None => {
                 // The block gave way to later ones; the decision stands and waits for the bytes.
                 self.out.push(Output::FetchBlock { height: self.height, block: certificate.block });
@@ -357,7 +368,8 @@ impl Inner {
         }
         for (_, pairs) in evidence.proposals.iter() {
             for (a, b) in pairs {
-                let found = Evidence::Proposals(convert::wire_signed_proposal(a), convert::wire_signed_proposal(b)).canonical();
+                let found =
+                    Evidence::Proposals(convert::wire_signed_proposal(a), convert::wire_signed_proposal(b)).canonical();
                 let found = found.verify(&self.genesis).then_some(found).and_then(|e| self.watch.found(e));
                 self.evidence(found);
             }

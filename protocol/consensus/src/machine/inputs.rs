@@ -14,8 +14,8 @@ use types::vote::{CertificateError, SignedProposal, SignedVote};
 use super::effects::proposed_value;
 use super::{CANDIDATES_MAX, Candidate, Fatal, Machine, Output, TimerId, TimerKind};
 use crate::admission::{
-    Acceptance, Fault, Ignored, Place, ROUNDS_AHEAD, check_block, check_message_form, check_polka_form, check_proposal_form, check_resend,
-    check_round_form, power,
+    Acceptance, Fault, Ignored, Place, ROUNDS_AHEAD, check_block, check_message_form, check_polka_form,
+    check_proposal_form, check_resend, check_round_form, power,
 };
 use crate::context::{BlockValue, Chain, CoreHeight};
 use crate::convert;
@@ -40,11 +40,17 @@ impl Machine {
     /// one stands in, and what it does not know is ignored, not rejected.
     fn place(&self, height: Height) -> Result<(Place, &ValidatorSet), Acceptance> {
         let current = self.inner.height;
-        let (Some(set), true) = (self.inner.set(), self.core.is_some()) else { return Err(Acceptance::Ignore(Ignored::NotStarted)) };
+        let (Some(set), true) = (self.inner.set(), self.core.is_some()) else {
+            return Err(Acceptance::Ignore(Ignored::NotStarted));
+        };
         if height == current {
             Ok((Place::Now, set))
         } else if height < current {
-            self.inner.sets.get(&height).map(|set| (Place::Past, set.as_ref())).ok_or(Acceptance::Ignore(Ignored::OldHeight))
+            self.inner
+                .sets
+                .get(&height)
+                .map(|set| (Place::Past, set.as_ref()))
+                .ok_or(Acceptance::Ignore(Ignored::OldHeight))
         } else if height.0.saturating_sub(current.0) > WINDOW {
             Err(Acceptance::Ignore(Ignored::FarHeight))
         } else {
@@ -61,12 +67,20 @@ impl Machine {
         let (place, set) = self.place(vote.vote.height)?;
         self.round_in_reach(place, vote.vote.round)?;
         if set.power_of(&vote.vote.validator).is_none() {
-            return Err(if place == Place::Future { Acceptance::Ignore(Ignored::UnknownSigner) } else { reject(Fault::Stranger) });
+            return Err(if place == Place::Future {
+                Acceptance::Ignore(Ignored::UnknownSigner)
+            } else {
+                reject(Fault::Stranger)
+            });
         }
         if place == Place::Future && !self.held.room_for_vote(vote) {
             return Err(Acceptance::Ignore(Ignored::Quota));
         }
-        if self.inner.watch.knows_vote(vote) || vote.verify(&self.inner.genesis) { Ok(place) } else { Err(reject(Fault::BadSignature)) }
+        if self.inner.watch.knows_vote(vote) || vote.verify(&self.inner.genesis) {
+            Ok(place)
+        } else {
+            Err(reject(Fault::BadSignature))
+        }
     }
 
     fn admit_proposal(&self, proposal: &SignedProposal) -> Result<Place, Acceptance> {
@@ -96,7 +110,9 @@ impl Machine {
         let place = self.admit_proposal(&message.proposal)?;
         check_message_form(&self.inner.genesis, message).map_err(reject)?;
         let p = &message.proposal.proposal;
-        if place == Place::Future && !self.held.room_for_proposal(p.height, p.round, p.proposer, message.to_bytes().len()) {
+        if place == Place::Future
+            && !self.held.room_for_proposal(p.height, p.round, p.proposer, message.to_bytes().len())
+        {
             return Err(Acceptance::Ignore(Ignored::Quota));
         }
         Ok(place)
@@ -138,7 +154,12 @@ impl Machine {
         if place == Place::Future { Err(Acceptance::Ignore(Ignored::LaterCertificate)) } else { Ok(place) }
     }
 
-    pub(super) fn on_message(&mut self, now: TimeMs, from: Option<u64>, message: ConsensusMessage) -> Result<(), Fatal> {
+    pub(super) fn on_message(
+        &mut self,
+        now: TimeMs,
+        from: Option<u64>,
+        message: ConsensusMessage,
+    ) -> Result<(), Fatal> {
         let refused = |answer: &Acceptance| tracing::debug!(%now, ?from, ?answer, "consensus message not taken");
         if let Err(fault) = check_resend(&message) {
             refused(&reject(fault));
@@ -149,7 +170,8 @@ impl Machine {
             ConsensusMessage::Polka { votes } => match self.admit_polka(&votes) {
                 Ok(Place::Now) => {
                     self.observe(&votes);
-                    convert::polka(&votes).map_or(Ok(()), |certificate| self.feed(CoreInput::PolkaCertificate(certificate)))
+                    convert::polka(&votes)
+                        .map_or(Ok(()), |certificate| self.feed(CoreInput::PolkaCertificate(certificate)))
                 }
                 Ok(Place::Past | Place::Future) => self.on_votes(votes),
                 Err(answer) => {
@@ -157,18 +179,20 @@ impl Machine {
                     Ok(())
                 }
             },
-            ConsensusMessage::Round { votes, enter, precommits, .. } => match self.admit_round(&votes, enter, precommits) {
-                Ok(Place::Now) => {
-                    self.observe(&votes);
-                    let certificate = convert::round_certificate(&votes, precommits);
-                    certificate.map_or(Ok(()), |certificate| self.feed(CoreInput::RoundCertificate(certificate)))
+            ConsensusMessage::Round { votes, enter, precommits, .. } => {
+                match self.admit_round(&votes, enter, precommits) {
+                    Ok(Place::Now) => {
+                        self.observe(&votes);
+                        let certificate = convert::round_certificate(&votes, precommits);
+                        certificate.map_or(Ok(()), |certificate| self.feed(CoreInput::RoundCertificate(certificate)))
+                    }
+                    Ok(Place::Past | Place::Future) => self.on_votes(votes),
+                    Err(answer) => {
+                        refused(&answer);
+                        Ok(())
+                    }
                 }
-                Ok(Place::Past | Place::Future) => self.on_votes(votes),
-                Err(answer) => {
-                    refused(&answer);
-                    Ok(())
-                }
-            },
+            }
         }
     }
 
@@ -285,7 +309,13 @@ impl Machine {
             let polka = state.and_then(|s| s.valid.as_ref()).map(|v| v.value.0);
             let synced = self.inner.synced.map(|(_, id)| id);
             let bound = |id: &BlockId| [locked, polka, synced].contains(&Some(*id));
-            let oldest = self.inner.candidates.iter().filter(|(id, _)| !bound(id)).min_by_key(|(_, c)| c.round).map(|(id, _)| *id);
+            let oldest = self
+                .inner
+                .candidates
+                .iter()
+                .filter(|(id, _)| !bound(id))
+                .min_by_key(|(_, c)| c.round)
+                .map(|(id, _)| *id);
             if let Some(oldest) = oldest {
                 self.inner.candidates.remove(&oldest);
             }
@@ -327,7 +357,13 @@ impl Machine {
         self.feed(CoreInput::Propose(LocallyProposedValue::new(height, convert::round(round), BlockValue(id))))
     }
 
-    pub(super) fn on_block_checked(&mut self, height: Height, round: Round, id: BlockId, valid: bool) -> Result<(), Fatal> {
+    pub(super) fn on_block_checked(
+        &mut self,
+        height: Height,
+        round: Round,
+        id: BlockId,
+        valid: bool,
+    ) -> Result<(), Fatal> {
         if height != self.inner.height {
             return Ok(());
         }
@@ -374,7 +410,8 @@ impl Machine {
     /// Keeps a certified block and turns its certificate into an input for the core.
     pub(super) fn take_synced(&mut self, decided: DecidedBlock) -> Result<CoreInput<Chain>, Fatal> {
         let DecidedBlock { block, certificate } = decided;
-        let vote_of = |(key, signature): &(_, _)| SignedVote { vote: certificate.precommit_of(*key), signature: *signature };
+        let vote_of =
+            |(key, signature): &(_, _)| SignedVote { vote: certificate.precommit_of(*key), signature: *signature };
         let votes: Vec<_> = certificate.signatures.iter().map(vote_of).collect();
         self.observe(&votes);
         self.inner.synced = Some((certificate.round, certificate.block));

@@ -355,7 +355,9 @@ impl Machine {
             Input::ProposalOnly(proposal) => self.on_proposal_only(proposal)?,
             Input::BlockFetched { height, block } => self.on_block_fetched(height, block),
             Input::BlockBuilt { height, round, block } => self.on_block_built(height, round, block)?,
-            Input::BlockChecked { height, round, block, valid } => self.on_block_checked(height, round, block, valid)?,
+            Input::BlockChecked { height, round, block, valid } => {
+                self.on_block_checked(height, round, block, valid)?
+            }
             Input::Timer(id) => self.on_timer(id)?,
             Input::Synced(decided) => self.on_synced(decided)?,
         }
@@ -386,7 +388,10 @@ impl Machine {
     ///
     /// # Errors
     /// [`Refusal`](crate::guard::Refusal), with nothing to execute.
-    pub fn sign_proof_vote(&mut self, vote: ProofVote) -> Result<(SignedProofVote, Vec<Output>), crate::guard::Refusal> {
+    pub fn sign_proof_vote(
+        &mut self,
+        vote: ProofVote,
+    ) -> Result<(SignedProofVote, Vec<Output>), crate::guard::Refusal> {
         let (signed, record) = self.inner.guard.sign_proof_vote(vote)?;
         let outputs = record.map_or(Vec::new(), |record| vec![Output::PersistGuard(record), Output::Flush]);
         Ok((signed, outputs))

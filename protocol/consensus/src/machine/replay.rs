@@ -22,7 +22,13 @@ use crate::proposer::proposer;
 use crate::wal::Record;
 
 impl Machine {
-    pub(super) fn start_height(&mut self, height: Height, set: ValidatorSet, timeouts: Timeouts, wal: &[Vec<u8>]) -> Result<(), Fatal> {
+    pub(super) fn start_height(
+        &mut self,
+        height: Height,
+        set: ValidatorSet,
+        timeouts: Timeouts,
+        wal: &[Vec<u8>],
+    ) -> Result<(), Fatal> {
         if height <= self.inner.height {
             return Err(Fatal::HeightOrder { asked: height, current: self.inner.height });
         }
@@ -65,10 +71,19 @@ impl Machine {
         inner.refused = false;
     }
 
-    fn replay(&mut self, height: Height, start: CoreInput<Chain>, wal: &[Vec<u8>], records: &[Record]) -> Result<(), Fatal> {
+    fn replay(
+        &mut self,
+        height: Height,
+        start: CoreInput<Chain>,
+        wal: &[Vec<u8>],
+        records: &[Record],
+    ) -> Result<(), Fatal> {
         tracing::info!(%height, records = records.len(), "replaying the consensus log");
-        let inputs: Vec<_> =
-            records.iter().enumerate().map(|(index, record)| self.input_of(height, index, record)).collect::<Result<_, _>>()?;
+        let inputs: Vec<_> = records
+            .iter()
+            .enumerate()
+            .map(|(index, record)| self.input_of(height, index, record))
+            .collect::<Result<_, _>>()?;
         self.take_own_messages(records);
         self.inner.replayed = Some(wal.iter().cloned().collect::<BTreeSet<_>>());
         self.feed(start)?;
@@ -102,7 +117,9 @@ impl Machine {
         for record in records {
             let signed = match record {
                 Record::Vote(vote) if Some(vote.vote.validator) == own => GuardRecord::Vote(vote.clone()),
-                Record::Proposal(proposal) if Some(proposal.proposal.proposer) == own => GuardRecord::Proposal(proposal.clone()),
+                Record::Proposal(proposal) if Some(proposal.proposal.proposer) == own => {
+                    GuardRecord::Proposal(proposal.clone())
+                }
                 _ => continue,
             };
             match self.inner.guard.note(signed) {
@@ -118,7 +135,9 @@ impl Machine {
     fn remember(&mut self, record: &Record) {
         let genesis = self.inner.genesis;
         match record {
-            Record::Value { round, valid, block } => self.add_candidate(block.id(), Arc::new(block.as_ref().clone()), *round, Some(*valid)),
+            Record::Value { round, valid, block } => {
+                self.add_candidate(block.id(), Arc::new(block.as_ref().clone()), *round, Some(*valid))
+            }
             Record::Vote(vote) if vote.verify(&genesis) => {
                 let found = self.inner.watch.vote(vote);
                 self.inner.evidence(found);
@@ -140,7 +159,9 @@ impl Machine {
         }
         let own = self.inner.guard.public();
         let built = records.iter().rev().find_map(|record| match record {
-            Record::Value { round: r, valid: true, block } if *r == round && Some(block.header.proposer) == own => Some(block.id()),
+            Record::Value { round: r, valid: true, block } if *r == round && Some(block.header.proposer) == own => {
+                Some(block.id())
+            }
             _ => None,
         });
         match built {
@@ -164,7 +185,10 @@ impl Machine {
             Record::Value { round, valid, block } => {
                 let proposer = self.inner.set().and_then(|set| proposer(set, height, *round));
                 let proposer = proposer.ok_or_else(|| corrupt("a block without a validator set"))?;
-                CoreInput::ProposedValue(proposed_value(height, *round, block.id(), proposer, *valid), ValueOrigin::Consensus)
+                CoreInput::ProposedValue(
+                    proposed_value(height, *round, block.id(), proposer, *valid),
+                    ValueOrigin::Consensus,
+                )
             }
             Record::Polka(votes) => {
                 let certificate = convert::polka(votes).ok_or_else(|| corrupt("a polka without votes for a block"))?;

@@ -93,7 +93,10 @@ fn admission_tells_wrong_from_unneeded() {
     assert_eq!(machine.classify_proposal(&usurped), Acceptance::Reject(Fault::NotProposer));
     let mut other_body = message.clone();
     other_body.block.last_commit = Some(certificate(&keys, &message.block, 0));
-    assert!(matches!(machine.classify_proposal(&other_body), Acceptance::Reject(Fault::Malformed(_))), "a good header, another body");
+    assert!(
+        matches!(machine.classify_proposal(&other_body), Acceptance::Reject(Fault::Malformed(_))),
+        "a good header, another body"
+    );
     let mut newer = message;
     newer.block.header.version = 2;
     assert_eq!(machine.classify_proposal(&newer), Acceptance::Ignore(Ignored::UnknownVersion));
@@ -110,7 +113,9 @@ fn certificates_need_more_than_two_thirds_of_members_once_each() {
         votes
     };
     let polka = |votes| machine.classify(&ConsensusMessage::Polka { votes });
-    let round = |votes, enter, precommits| machine.classify(&ConsensusMessage::Round { votes, enter: Round(enter), precommits, resend: 0 });
+    let round = |votes, enter, precommits| {
+        machine.classify(&ConsensusMessage::Round { votes, enter: Round(enter), precommits, resend: 0 })
+    };
     let power = |answer| matches!(answer, Acceptance::Reject(Fault::Certificate(CertificateError::Power { .. })));
     assert_eq!(polka(votes(&keys[..5], VoteKind::Prevote, id)), Acceptance::Accept);
     assert!(power(polka(votes(&keys[..4], VoteKind::Prevote, id))), "exactly two thirds");
@@ -129,8 +134,14 @@ fn certificates_need_more_than_two_thirds_of_members_once_each() {
 
     assert_eq!(round(votes(&keys[..5], VoteKind::Precommit, None), 1, true), Acceptance::Accept);
     assert!(power(round(votes(&keys[..4], VoteKind::Precommit, None), 1, true)));
-    assert!(matches!(round(votes(&keys[..5], VoteKind::Prevote, None), 1, true), Acceptance::Reject(Fault::Malformed(_))));
-    assert!(matches!(round(votes(&keys[..5], VoteKind::Precommit, None), 2, true), Acceptance::Reject(Fault::Malformed(_))));
+    assert!(matches!(
+        round(votes(&keys[..5], VoteKind::Prevote, None), 1, true),
+        Acceptance::Reject(Fault::Malformed(_))
+    ));
+    assert!(matches!(
+        round(votes(&keys[..5], VoteKind::Precommit, None), 2, true),
+        Acceptance::Reject(Fault::Malformed(_))
+    ));
     assert!(power(round(votes(&keys[..2], VoteKind::Prevote, None), 0, false)), "exactly one third");
     assert_eq!(round(votes(&keys[..3], VoteKind::Prevote, None), 0, false), Acceptance::Accept);
 }
@@ -140,7 +151,8 @@ fn exactly_two_thirds_of_the_power_decides_nothing() {
     let keys = keys(3);
     let (mut machine, _) = started(&keys, Some(&keys[0]));
     let block = block(1, keys[1].public(), None, 1);
-    let decided = |signers: &[SecretKey]| DecidedBlock { block: block.clone(), certificate: certificate(signers, &block, 0) };
+    let decided =
+        |signers: &[SecretKey]| DecidedBlock { block: block.clone(), certificate: certificate(signers, &block, 0) };
     assert!(machine.check_synced(&decided(&keys[..2])).is_err());
     assert_eq!(machine.handle(TimeMs(1), Input::Synced(decided(&keys[..2]))).unwrap(), vec![]);
     assert!(machine.check_synced(&decided(&keys)).is_ok());
@@ -167,7 +179,8 @@ fn a_flood_for_later_heights_is_bounded_and_honest_votes_pass() {
     assert_eq!(machine.classify(&ConsensusMessage::Vote { vote: more, resend: 0 }), Acceptance::Ignore(Ignored::Quota));
     machine.handle(TimeMs(1), vote_message(vote(&keys[2], VoteKind::Prevote, 2, 0, None))).unwrap();
     assert_eq!(machine.held_votes(), held::VOTES_PER_HEIGHT + 1);
-    let forged = SignedVote { signature: types::keys::Signature::new([1; 64]), ..vote(&keys[3], VoteKind::Prevote, 2, 0, None) };
+    let forged =
+        SignedVote { signature: types::keys::Signature::new([1; 64]), ..vote(&keys[3], VoteKind::Prevote, 2, 0, None) };
     machine.handle(TimeMs(1), vote_message(forged)).unwrap();
     assert_eq!(machine.held_votes(), held::VOTES_PER_HEIGHT + 1, "signatures are checked before anything is kept");
 }

@@ -19,7 +19,10 @@ fn a_crash_after_any_output_never_signs_a_slot_twice() {
                 net.crash = Some(Crash { node, after, keep_tail });
                 net.run(3);
                 outputs = outputs.max(net.executed[node]);
-                assert!(net.nodes.iter().all(|n| n.machine.as_ref().is_some_and(Machine::is_signing)), "no guard ever had to refuse");
+                assert!(
+                    net.nodes.iter().all(|n| n.machine.as_ref().is_some_and(Machine::is_signing)),
+                    "no guard ever had to refuse"
+                );
             }
         }
     }
@@ -63,8 +66,9 @@ fn replay_takes_the_logged_signature_and_the_guard_learns_it() {
     net.run(1);
     let wal = net.nodes[0].disk.wal.get(&Height(1)).cloned().unwrap();
     let logged = wal.iter().map(|r| Record::from_bytes(r).unwrap());
-    let own_votes: Vec<_> =
-        logged.filter_map(|r| if let Record::Vote(v) = r { (v.vote.validator == own.public()).then_some(v) } else { None }).collect();
+    let own_votes: Vec<_> = logged
+        .filter_map(|r| if let Record::Vote(v) = r { (v.vote.validator == own.public()).then_some(v) } else { None })
+        .collect();
     assert_eq!(own_votes.len(), 2);
     // The guard file is lost; the log is not.
     let mut machine = Machine::new(Guard::new(CHAIN, Some(own.clone())));
@@ -76,7 +80,9 @@ fn replay_takes_the_logged_signature_and_the_guard_learns_it() {
     assert_eq!(persisted, 2);
     let published: Vec<_> = out
         .iter()
-        .filter_map(|o| if let Output::Publish(ConsensusMessage::Vote { vote, .. }) = o { Some(vote.clone()) } else { None })
+        .filter_map(|o| {
+            if let Output::Publish(ConsensusMessage::Vote { vote, .. }) = o { Some(vote.clone()) } else { None }
+        })
         .collect();
     assert!(!published.is_empty() && published.iter().all(|v| own_votes.contains(v)));
 }
@@ -97,7 +103,10 @@ fn a_guard_that_knows_better_makes_an_observer() {
     let slot = (Height(1), Round(0), 2, own.public());
     assert!(!net.said.contains_key(&slot), "and signs nothing more at that height");
     net.run(3);
-    assert!(net.said.keys().any(|(h, _, _, who)| *h == Height(2) && *who == own.public()), "at the next height it votes again");
+    assert!(
+        net.said.keys().any(|(h, _, _, who)| *h == Height(2) && *who == own.public()),
+        "at the next height it votes again"
+    );
 }
 
 #[test]
@@ -107,8 +116,14 @@ fn corrupt_logs_stop_the_node() {
     let fresh = || Machine::new(Guard::new(CHAIN, Some(keys[0].clone())));
     assert!(matches!(fresh().handle(TimeMs(0), start(vec![vec![1, 0, 77]])), Err(Fatal::WalRecord { index: 0, .. })));
     let other_height = Record::Vote(vote(&keys[1], VoteKind::Prevote, 2, 0, None)).to_bytes();
-    assert!(matches!(fresh().handle(TimeMs(0), start(vec![other_height])), Err(Fatal::WalHeight { found: Height(2), .. })));
-    assert!(matches!(fresh().handle(TimeMs(0), start(vec![Record::Polka(vec![]).to_bytes()])), Err(Fatal::WalRecord { .. })));
+    assert!(matches!(
+        fresh().handle(TimeMs(0), start(vec![other_height])),
+        Err(Fatal::WalHeight { found: Height(2), .. })
+    ));
+    assert!(matches!(
+        fresh().handle(TimeMs(0), start(vec![Record::Polka(vec![]).to_bytes()])),
+        Err(Fatal::WalRecord { .. })
+    ));
     let mut machine = fresh();
     machine.handle(TimeMs(0), start(vec![])).unwrap();
     assert!(matches!(machine.handle(TimeMs(0), start(vec![])), Err(Fatal::HeightOrder { .. })));
@@ -129,7 +144,10 @@ fn a_synced_certificate_is_replayed_where_it_came() {
     assert_eq!(machine.round(), Round(5), "the certificate leads into its round");
     let timer = TimerId { height: Height(1), round: Round(5), kind: crate::TimerKind::Propose };
     outputs.extend(machine.handle(TimeMs(900), Input::Timer(timer)).unwrap());
-    let wal: Vec<_> = outputs.iter().filter_map(|o| if let Output::AppendWal { record, .. } = o { Some(record.clone()) } else { None }).collect();
+    let wal: Vec<_> = outputs
+        .iter()
+        .filter_map(|o| if let Output::AppendWal { record, .. } = o { Some(record.clone()) } else { None })
+        .collect();
     let mut again = Machine::new(Guard::new(CHAIN, Some(own.clone())));
     let start = Input::StartHeight { height: Height(1), set: set_of(&keys), timeouts: timeouts(), wal };
     let out = again.handle(TimeMs(2), start).unwrap();

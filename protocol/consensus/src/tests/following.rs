@@ -58,7 +58,8 @@ fn a_withheld_answer_costs_a_round_and_a_later_one_counts() {
     assert!(!out.iter().any(|o| matches!(o, Output::Publish(_))), "no vote before the block is checked");
     let timer = TimerId { height: Height(1), round: Round(0), kind: crate::TimerKind::Propose };
     let out = machine.handle(TimeMs(300), Input::Timer(timer)).unwrap();
-    let nil = |o: &Output| matches!(o, Output::Publish(ConsensusMessage::Vote { vote, .. }) if vote.vote.value.is_none());
+    let nil =
+        |o: &Output| matches!(o, Output::Publish(ConsensusMessage::Vote { vote, .. }) if vote.vote.value.is_none());
     assert!(out.iter().any(nil), "it prevotes nil");
     let others: Vec<_> = keys.iter().filter(|k| k.public() != own.public()).collect();
     for key in &others {
@@ -83,7 +84,10 @@ fn a_proposal_without_its_block_is_fetched() {
     assert_eq!(machine.wanted_blocks(), vec![good.id()]);
     let mut other_body = good.clone();
     other_body.last_commit = Some(certificate(&keys, &good, 0));
-    assert_eq!(machine.handle(TimeMs(2), Input::BlockFetched { height: Height(1), block: other_body }).unwrap(), vec![]);
+    assert_eq!(
+        machine.handle(TimeMs(2), Input::BlockFetched { height: Height(1), block: other_body }).unwrap(),
+        vec![]
+    );
     let out = machine.handle(TimeMs(2), Input::BlockFetched { height: Height(1), block: good.clone() }).unwrap();
     assert!(matches!(out.as_slice(), [Output::CheckBlock { block, .. }] if block.id() == good.id()));
     assert_eq!(machine.votes_of(Height(1)).1.len(), 1);
@@ -113,7 +117,8 @@ struct Fetching {
 impl Fetching {
     fn new(keys: &[SecretKey], peers: u64, claimed: u64) -> Self {
         let set = set_of(keys);
-        let mut f = Self { sync: Sync::new(CHAIN), set, now: 0, height: 0, asked: vec![], penalised: vec![], up_to_date: 0 };
+        let mut f =
+            Self { sync: Sync::new(CHAIN), set, now: 0, height: 0, asked: vec![], penalised: vec![], up_to_date: 0 };
         f.feed(SyncInput::Local { height: Height(0), set: f.set.clone() });
         for peer in 0..peers {
             f.feed(SyncInput::Joined { peer });
@@ -139,7 +144,11 @@ impl Fetching {
         }
     }
 
-    fn answer(&mut self, chain: &[DecidedBlock], mut serve: impl FnMut(u64, Vec<DecidedBlock>) -> Option<Vec<DecidedBlock>>) {
+    fn answer(
+        &mut self,
+        chain: &[DecidedBlock],
+        mut serve: impl FnMut(u64, Vec<DecidedBlock>) -> Option<Vec<DecidedBlock>>,
+    ) {
         for (peer, request) in std::mem::take(&mut self.asked) {
             let Request::Blocks { from, count } = request else { continue };
             let blocks = chain[from.0 as usize - 1..].iter().take(usize::from(count)).cloned().collect();

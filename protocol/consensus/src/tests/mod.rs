@@ -63,11 +63,17 @@ pub(super) fn vote_message(vote: SignedVote) -> Input {
 }
 
 pub(super) fn proposal(key: &SecretKey, height: u64, round: u32, value: BlockId) -> SignedProposal {
-    Proposal { height: Height(height), round: Round(round), value, pol_round: None, proposer: key.public() }.sign(key, &CHAIN)
+    Proposal { height: Height(height), round: Round(round), value, pol_round: None, proposer: key.public() }
+        .sign(key, &CHAIN)
 }
 
 pub(super) fn certificate(keys: &[SecretKey], block: &Block, round: u32) -> CommitCertificate {
-    let mut c = CommitCertificate { height: block.header.height, round: Round(round), block: block.id(), signatures: Vec::new() };
+    let mut c = CommitCertificate {
+        height: block.header.height,
+        round: Round(round),
+        block: block.id(),
+        signatures: Vec::new(),
+    };
     c.signatures = keys.iter().map(|k| (k.public(), c.precommit_of(k.public()).sign(k, &CHAIN).signature)).collect();
     c.signatures.sort_by_key(|(key, _)| *key);
     c
