@@ -1,5 +1,6 @@
 //! `start`: configuration and keys checked, home locked, engine and edge up; then waiting for a signal or the engine's end.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
@@ -114,7 +115,9 @@ fn engine_config(context: &Context, config: &Config, genesis: Genesis) -> Result
 fn log_to_stderr(config: &Config) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
         .map_err(|e| Failure::config(format!("log.filter: {e}")).field("log.filter").value(&config.log.filter))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for terminals; in a file they are noise.
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     let set = if config.log.format == "json" {
         builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
     } else {

@@ -129,7 +129,10 @@ impl Default for Storage {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: "text".into(), filter: "info".into() }
+        Self {
+            format: "text".into(),
+            filter: "info,arc_malachitebft_core_consensus=warn,arc_malachitebft_core_driver=warn".into(),
+        }
     }
 }
 

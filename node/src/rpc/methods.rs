@@ -90,7 +90,7 @@ fn jobs(module: &mut RpcModule<Edge>) -> Result<(), RegisterError> {
             let after = arguments.optional::<String>("after", "the cursor of the page before")?;
             let limit = list_limit(&mut arguments)?;
             let (jobs, cursor) = edge.engine.jobs(sender, status, after, limit).await?;
-        Ok(json!({ "jobs": jobs, "cursor": cursor }))
+            Ok(json!({ "jobs": jobs, "cursor": cursor }))
         },
     )?;
     method(module, "job_receipt", &["job_id"], READ_TIMEOUT, |edge, mut arguments| async move {

@@ -251,10 +251,13 @@ impl Cluster {
         let running: Vec<usize> = (0..self.running.len()).filter(|i| self.is_running(*i)).collect();
         for index in &running {
             if let Some(Some(process)) = self.running.get(*index) {
+                // One that has ended by itself takes no signal; its exit code tells.
                 process.signal(rustix::process::Signal::TERM).ok();
             }
         }
-        running.into_iter().map(|index| Ok((index, self.stop(index)?))).collect()
+        let codes = running.into_iter().map(|index| Ok((index, self.take(index)?.drained()?))).collect();
+        self.save()?;
+        codes
     }
 
     /// Whether a node was started and not stopped since.

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+/// Names the binary to the harness alone: to a node it would look like a setting.
+const BIN: &str = "PROOFMESH_BIN";
 /// Time a node gets to drain after SIGTERM; it needs at most ten seconds.
 const DRAIN: Duration = Duration::from_secs(15);
 
@@ -18,7 +20,7 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// # Errors
 /// When there is none.
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("PROOFMESH_BIN") {
+    if let Some(path) = std::env::var_os(BIN) {
         return Ok(path.into());
     }
     let own = std::env::current_exe().context("finding the running executable")?;
@@ -67,7 +69,7 @@ impl Cli {
     /// When the binary can't be run or its answer is no JSON.
     pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<(i32, Value, String)> {
         let mut command = Command::new(&self.bin);
-        command.args(arguments).arg("--json").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(arguments).arg("--json").env_remove(BIN).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         die_with_parent(&mut command);
         let output = command.output().with_context(|| format!("running {}", self.bin.display()))?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -116,7 +118,7 @@ impl NodeProcess {
             .open(log)
             .with_context(|| format!("opening {}", log.display()))?;
         let mut command = Command::new(cli.bin());
-        command.arg("start").arg("--home").arg(home).stdin(Stdio::null());
+        command.arg("start").arg("--home").arg(home).env_remove(BIN).stdin(Stdio::null());
         command.stdout(file.try_clone()?).stderr(file);
         // A group of its own: Ctrl-C on the terminal reaches the harness alone, which then stops its nodes in order.
         command.process_group(0);
@@ -162,8 +164,17 @@ impl NodeProcess {
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn stop(mut self) -> Result<i32> {
-        self.signal(rustix::process::Signal::TERM)?;
+    pub fn stop(self) -> Result<i32> {
+        // A node that has ended by itself takes no signal; its exit code tells.
+        self.signal(rustix::process::Signal::TERM).ok();
+        self.drained()
+    }
+
+    /// Waits until it has drained after SIGTERM, and kills it if it does not within fifteen seconds. Returns its exit code.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn drained(mut self) -> Result<i32> {
         let deadline = Instant::now() + DRAIN;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
