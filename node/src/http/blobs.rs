@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use engine::api::BlobUpload;
 use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::time::timeout;
@@ -21,6 +22,9 @@ use super::{ClientAddress, Edge};
 const PART_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest upload.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Longest time for which a refused upload is still read.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Takes a blob, part by part.
 pub(super) async fn put(
@@ -56,8 +60,23 @@ async fn receive(
     if let Some(bytes) = declared.filter(|bytes| *bytes > BLOB_BYTES_MAX) {
         return Err(too_large(bytes));
     }
-    let mut upload = edge.engine.blob_upload().await?;
+    let upload = edge.engine.blob_upload().await?;
     let mut body = request.into_body();
+    let stored = store(edge, address, upload, &mut body).await;
+    if stored.is_err() {
+        // A connection that is closed with bytes unread is reset, and the answer may be lost with it: so a client that is
+        // still sending is listened to for a moment, and what it says is dropped.
+        timeout(LINGER, async { while let Some(Ok(_)) = body.frame().await {} }).await.ok();
+    }
+    stored
+}
+
+async fn store(
+    edge: &Edge,
+    address: std::net::IpAddr,
+    mut upload: BlobUpload,
+    body: &mut Body,
+) -> Result<types::job::BlobRef, Refusal> {
     let mut sum = 0u64;
     loop {
         let frame = match timeout(PART_TIMEOUT, body.frame()).await {

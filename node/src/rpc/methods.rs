@@ -107,7 +107,7 @@ fn jobs(module: &mut RpcModule<Edge>) -> Result<(), RegisterError> {
 }
 
 fn chain(module: &mut RpcModule<Edge>) -> Result<(), RegisterError> {
-    method(module, "chain_head", &[], READ_TIMEOUT, |edge, _| async move { Ok(edge.engine.head().await?) })?;
+    method(module, "chain_head", &[], READ_TIMEOUT, |edge, _| async move { Ok(edge.engine.head()?) })?;
     method(module, "chain_block", &["block"], READ_TIMEOUT, |edge, mut arguments| async move {
         let what = "a height, or a block hash of 64 hex digits";
         match arguments.required::<Value>("block", what)? {
@@ -159,8 +159,8 @@ fn accounts(module: &mut RpcModule<Edge>) -> Result<(), RegisterError> {
 }
 
 fn node(module: &mut RpcModule<Edge>) -> Result<(), RegisterError> {
-    method(module, "net_info", &[], READ_TIMEOUT, |edge, _| async move { Ok(edge.engine.net().await?) })?;
-    method(module, "net_peers", &[], READ_TIMEOUT, |edge, _| async move { Ok(edge.engine.peers().await?) })?;
+    method(module, "net_info", &[], READ_TIMEOUT, |edge, _| async move { Ok(edge.engine.net()?) })?;
+    method(module, "net_peers", &[], READ_TIMEOUT, |edge, _| async move { Ok(edge.engine.peers()?) })?;
     method(module, "prover_list", &[], READ_TIMEOUT, |edge, _| async move { Ok(edge.engine.provers().await?) })?;
     method(
         module,

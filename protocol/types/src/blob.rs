@@ -139,8 +139,11 @@ fn chunk_value(part: &[u8], index: u64) -> ChainingValue {
     hasher.finalize_non_root()
 }
 
+/// Two neighbouring runs of chaining values.
+type Halves<'a> = (&'a [ChainingValue], &'a [ChainingValue]);
+
 /// Splits at the largest power of two below the length; `None` below two values.
-fn split(values: &[[u8; 32]]) -> Option<(&[[u8; 32]], &[[u8; 32]])> {
+fn split(values: &[ChainingValue]) -> Option<Halves<'_>> {
     (values.len() >= 2).then(|| values.split_at(values.len().div_ceil(2).next_power_of_two()))
 }
 

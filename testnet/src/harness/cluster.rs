@@ -177,7 +177,9 @@ impl Cluster {
         let home = self.dir.join(format!("node{index}"));
         let (home_text, hash) = (home.display().to_string(), self.file.genesis_hash.clone());
         let rpc = self.node(via)?.rpc.clone();
-        self.cli.ok(&["init", "--home", &home_text, "--bootstrap", &rpc, "--genesis-hash", &hash])?;
+        let (own_rpc, own_p2p) = (format!("127.0.0.1:{}", port + 1), format!("127.0.0.1:{port}"));
+        let init = ["init", "--home", &home_text, "--bootstrap", &rpc, "--genesis-hash", &hash];
+        self.cli.ok(&[init.as_slice(), &["--rpc", &own_rpc, "--p2p", &own_p2p]].concat())?;
         let info = NodeInfo {
             name: format!("node{index}"),
             home,

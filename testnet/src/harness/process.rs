@@ -69,7 +69,13 @@ impl Cli {
     /// When the binary can't be run or its answer is no JSON.
     pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<(i32, Value, String)> {
         let mut command = Command::new(&self.bin);
-        command.args(arguments).arg("--json").env_remove(BIN).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(arguments)
+            .arg("--json")
+            .env_remove(BIN)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         die_with_parent(&mut command);
         let output = command.output().with_context(|| format!("running {}", self.bin.display()))?;
         let text = String::from_utf8_lossy(&output.stdout);

@@ -67,7 +67,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// None today; reserved for a node that is stopping.
-    pub async fn head(&self) -> Result<HeadView, ApiError> {
+    pub fn head(&self) -> Result<HeadView, ApiError> {
         Ok(reads::head_view(&self.wiring, &self.wiring.view()))
     }
 
@@ -332,7 +332,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// `network_down` while the swarm restarts.
-    pub async fn net(&self) -> Result<NetView, ApiError> {
+    pub fn net(&self) -> Result<NetView, ApiError> {
         let net = self.wiring.net.get().ok_or_else(network_down)?;
         Ok(convert::net(&net, self.wiring.validator, &self.wiring.view().set))
     }
@@ -341,7 +341,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// `network_down` while the swarm restarts.
-    pub async fn peers(&self) -> Result<Vec<PeerView>, ApiError> {
+    pub fn peers(&self) -> Result<Vec<PeerView>, ApiError> {
         let net = self.wiring.net.get().ok_or_else(network_down)?;
         Ok(net.peers().iter().map(convert::peer).collect())
     }
@@ -383,7 +383,13 @@ impl EngineHandle {
 
     /// How the node is.
     pub async fn health(&self) -> HealthView {
-        convert::health(&self.wiring, self.started.elapsed())
+        let (wiring, uptime) = (self.wiring.clone(), self.started.elapsed());
+        let looked = tokio::task::spawn_blocking(move || convert::health(&wiring, uptime)).await;
+        looked.unwrap_or_else(|error| HealthView {
+            status: "unhealthy".into(),
+            components: vec![],
+            not_ready: Some(format!("the health check itself failed: {error}")),
+        })
     }
 
     /// The engine's metrics as Prometheus text, and libp2p's own as OpenMetrics text.

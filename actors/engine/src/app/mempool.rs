@@ -58,7 +58,7 @@ pub(crate) enum MempoolMsg {
         /// What is asked.
         action: Box<Action>,
         /// The node's own key.
-        key: SecretKey,
+        key: Box<SecretKey>,
         /// Expiry, block time.
         expires_ms: TimeMs,
         /// The answer.

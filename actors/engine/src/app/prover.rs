@@ -281,7 +281,7 @@ fn of_worker(error: JobError) -> Failure {
 
 fn settle(state: &mut ProverState, ending: Ending) {
     let Ending { turn, result } = ending;
-    if !state.work.as_ref().is_some_and(|(job, attempt, _)| (*job, *attempt) == (turn.job, turn.attempt)) {
+    if state.work.as_ref().is_none_or(|(job, attempt, _)| (*job, *attempt) != (turn.job, turn.attempt)) {
         return;
     }
     let (job, task, attempt) = (turn.job, turn.statement.task, turn.attempt);
@@ -320,7 +320,7 @@ fn settle(state: &mut ProverState, ending: Ending) {
 async fn submit(args: &ProverArgs, action: Action) -> bool {
     let (reply, done) = oneshot::channel();
     let expires_ms = args.wiring.view().head.time_ms.plus(TX_LIFE_MS);
-    let message = MempoolMsg::Sign { action: Box::new(action), key: args.key.clone(), expires_ms, reply };
+    let message = MempoolMsg::Sign { action: Box::new(action), key: Box::new(args.key.clone()), expires_ms, reply };
     if args.wiring.mail.mempool.send(message) != Sent::Accepted {
         tracing::warn!("mempool is full: the turn is lost");
         return false;

@@ -89,18 +89,28 @@ pub(crate) fn build(wiring: &Wiring, consensus: &ActorRef<Letter<ConsensusMsg>>,
     });
 }
 
-/// Checks a block against the applied chain; the answer comes as a message. `known` are its effects, if it was executed here.
-pub(crate) fn check(
-    wiring: &Wiring,
-    consensus: &ActorRef<Letter<ConsensusMsg>>,
-    height: Height,
-    round: Round,
-    block: Arc<Block>,
-    known: Option<Executed>,
-    after: Duration,
-) {
+/// A block to check.
+#[derive(Debug)]
+pub(crate) struct CheckJob {
+    /// Its height.
+    pub(crate) height: Height,
+    /// Round of its proposal or certificate.
+    pub(crate) round: Round,
+    /// The block.
+    pub(crate) block: Arc<Block>,
+    /// More than two thirds committed to it: then this machine's clock has no say.
+    pub(crate) certified: bool,
+    /// Its effects, if it was executed here before.
+    pub(crate) known: Option<Executed>,
+    /// Wait before the check.
+    pub(crate) after: Duration,
+}
+
+/// Checks a block against the applied chain; the answer comes as a message.
+pub(crate) fn check(wiring: &Wiring, consensus: &ActorRef<Letter<ConsensusMsg>>, job: CheckJob) {
     let (wiring, consensus) = (wiring.clone(), consensus.clone());
     tokio::spawn(async move {
+        let CheckJob { height, round, block, certified, known, after } = job;
         tokio::time::sleep(after).await;
         let outcome = match known {
             Some(executed) => Ok(Checked::Valid(executed)),
@@ -109,13 +119,7 @@ pub(crate) fn check(
                 if view.head.height.next() != height {
                     return;
                 }
-                tokio::task::spawn_blocking(move || match ledger::check_block(&view.state, &body, wall_clock()) {
-                    Ok(CheckOutcome::Valid(executed)) => Checked::Valid(*executed),
-                    Ok(CheckOutcome::Invalid(why)) => Checked::Invalid(why.to_string()),
-                    Ok(CheckOutcome::Withhold(why)) => Checked::Withhold(why.to_string()),
-                    Err(error) => Checked::Failed(error.to_string()),
-                })
-                .await
+                tokio::task::spawn_blocking(move || examine(&view, &body, certified)).await
             }
         };
         match outcome {
@@ -126,6 +130,23 @@ pub(crate) fn check(
             Err(error) => consensus.stop(Some(format!("checking a block failed: {error}"))),
         }
     });
+}
+
+fn examine(view: &ChainView, block: &Block, certified: bool) -> Checked {
+    if certified {
+        return match ledger::apply_block(&view.state, block) {
+            Ok(executed) => Checked::Valid(executed),
+            Err(ledger::ApplyError::Invalid(why)) => Checked::Invalid(why.to_string()),
+            Err(ledger::ApplyError::Withheld(why)) => Checked::Withhold(why.to_string()),
+            Err(ledger::ApplyError::State(error)) => Checked::Failed(error.to_string()),
+        };
+    }
+    match ledger::check_block(&view.state, block, wall_clock()) {
+        Ok(CheckOutcome::Valid(executed)) => Checked::Valid(*executed),
+        Ok(CheckOutcome::Invalid(why)) => Checked::Invalid(why.to_string()),
+        Ok(CheckOutcome::Withhold(why)) => Checked::Withhold(why.to_string()),
+        Err(error) => Checked::Failed(error.to_string()),
+    }
 }
 
 /// Executes a decided block that was not executed before.

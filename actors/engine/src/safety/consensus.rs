@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::{Acceptance, Input, Machine, Output, TimerId};
+use consensus::{Acceptance, Ignored, Input, Machine, Output, TimerId};
 use ledger::Executed;
 use network::{GossipMessage, MessageId, Verdict};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -199,7 +199,10 @@ impl Actor for Consensus {
             ConsensusMsg::Gossip { id, message } => {
                 let acceptance = state.args.machine.classify(&message);
                 report(state, id, &acceptance);
-                if acceptance == Acceptance::Accept {
+                // Late votes may convict their signer, and later certificates show that this node is behind: not forwarded,
+                // but the machine wants to see them.
+                let late = matches!(acceptance, Acceptance::Ignore(Ignored::OldHeight | Ignored::LaterCertificate));
+                if late || acceptance == Acceptance::Accept {
                     feed(state, Input::Message { from: None, message: *message }).await?;
                     follow(state).await?;
                 }
@@ -229,7 +232,7 @@ impl Actor for Consensus {
             ConsensusMsg::Synced(decided) => synced(state, *decided).await?,
             ConsensusMsg::Work => {
                 if state.pace.is_some() {
-                    plan_start(state, true).await?;
+                    plan_start(state, true);
                 }
             }
             ConsensusMsg::Pace { generation } => {
@@ -287,7 +290,7 @@ async fn follow(state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
         if pacing::may_follow(state.started_ms, &params, wall_clock()) {
             return start_height(state).await;
         }
-        return plan_start(state, true).await;
+        plan_start(state, true);
     }
     Ok(())
 }
@@ -328,7 +331,9 @@ async fn carry_out(
             }
             Output::CancelAllTimers => cancel_timers(state),
             Output::BuildBlock { height, round, .. } => blocks::build(&state.args.wiring, &state.myself, height, round),
-            Output::CheckBlock { height, round, block, .. } => check(state, height, round, block, Duration::ZERO),
+            Output::CheckBlock { height, round, block, certified } => {
+                check(state, height, round, block, certified, Duration::ZERO);
+            }
             Output::FetchBlock { height, block } => blocks::fetch(&state.args.wiring, height, block),
             Output::Decided(decided) => decision = Some(decided),
             Output::Evidence(evidence) => {
@@ -379,10 +384,11 @@ fn set_timer(state: &mut ConsensusState, id: TimerId, after_ms: u64) {
     }
 }
 
-fn check(state: &ConsensusState, height: Height, round: Round, block: Arc<Block>, after: Duration) {
+fn check(state: &ConsensusState, height: Height, round: Round, block: Arc<Block>, certified: bool, after: Duration) {
     // A block proposed again, or decided by sync after it was executed here, is not executed twice.
     let known = state.executed.iter().find(|(id, _)| *id == block.id()).map(|(_, e)| e.clone());
-    blocks::check(&state.args.wiring, &state.myself, height, round, block, known, after);
+    let job = blocks::CheckJob { height, round, block, certified, known, after };
+    blocks::check(&state.args.wiring, &state.myself, job);
 }
 
 async fn checked(
@@ -405,7 +411,7 @@ async fn checked(
         blocks::Checked::Withhold(why) => {
             tracing::info!(%height, %round, block = %id.short(), %why, "block withheld");
             if state.args.machine.height() == height {
-                check(state, height, round, block, RECHECK);
+                check(state, height, round, block, false, RECHECK);
             }
             Ok(())
         }
@@ -496,7 +502,8 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
     let work = view.work;
     state.args.chain.send_replace(Arc::clone(&view));
     blocks::announce(&state.args.wiring, &view, &changed_jobs);
-    plan_start(state, work).await
+    plan_start(state, work);
+    Ok(())
 }
 
 fn set_change(decided: &DecidedBlock, executed: &Executed, certificate: &CommitCertificate) -> Option<SetChange> {
@@ -517,7 +524,7 @@ fn certificates(block: &Block, executed: &Executed) -> Vec<types::verdict::Proof
 }
 
 /// Starts the next height now, or sets the timer for it.
-async fn plan_start(state: &mut ConsensusState, work: bool) -> Result<(), ActorProcessingErr> {
+fn plan_start(state: &mut ConsensusState, work: bool) {
     let view = state.args.wiring.view();
     let (now, at) = (wall_clock(), pacing::next_start(state.started_ms, &view.params, work));
     if let Some((_, old)) = state.pace.take() {
@@ -527,7 +534,6 @@ async fn plan_start(state: &mut ConsensusState, work: bool) -> Result<(), ActorP
     // Also a start that is due goes through the mailbox: votes that wait there are for the height just decided.
     let entry = later(state, wait, |generation| ConsensusMsg::Pace { generation });
     state.pace = Some(entry);
-    Ok(())
 }
 
 async fn start_height(state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {

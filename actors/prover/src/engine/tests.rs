@@ -1,3 +1,5 @@
+//! Real proofs, judged by the strict verifier; the values that its policy pins; refusals.
+
 use std::sync::Mutex;
 
 use cairo_vm::types::program::Program as VmProgram;

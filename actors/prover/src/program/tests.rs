@@ -1,3 +1,5 @@
+//! Recognition of programs, and everything that is refused before a run.
+
 use std::io::Write;
 
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Runs through the real bootloader: output, steps, limits, input hints, failures.
+
 use cairo_lang_casm::casm;
 
 use super::*;
