@@ -84,7 +84,8 @@ impl Node {
         let until = Instant::now() + Duration::from_secs(15);
         while Instant::now() < until {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().unwrap_or(-1);
+                let log = || fs::read_to_string(&self.log).unwrap_or_default();
+                return status.code().unwrap_or_else(|| panic!("the node was ended by {status}; log:\n{}", log()));
             }
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -10,7 +10,7 @@
 //! | [`local`] | statements that belong to no chain |
 //! | [`memory`] | what a proof will take |
 //! | [`worker`] | the above in sandboxed child processes: [`worker::main`] inside the child, [`worker::Worker`] outside |
-//! | [`bench`] | measurements |
+//! | [`mod@bench`] | measurements |
 //! | [`export`] | proofs for upstream tools |
 //!
 //! A program is hostile code. In a node only [`worker`] may run one; the other modules run in its children and in tests.

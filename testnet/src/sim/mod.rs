@@ -7,7 +7,7 @@
 //! claim is worth is written in its hash, and the validators' keys vote accordingly.
 //!
 //! One seed gives one run, to the byte: [`Report::fingerprint`] says so. [`Bug`] plants faults in this simulator's shell, and
-//! nowhere else, to show that the invariants of [`judge`] have teeth.
+//! nowhere else, to show that the invariants of `judge` have teeth.
 
 mod actions;
 mod dice;

@@ -1,6 +1,6 @@
 //! The allow-list: every hint of a program is compared with it before the program runs.
 //!
-//! Owns which hints are harmless; [`input`] owns those that read the program's input. A hint outside the list refuses
+//! Owns which hints are harmless; `input` owns those that read the program's input. A hint outside the list refuses
 //! the program, with its text in the error. Hints run inside the sandboxed child as well: the list is the first of two
 //! walls, not the only one.
 
