@@ -92,6 +92,17 @@ impl Tally {
         decided.then(|| ProofCertificate { subject: subject.clone(), votes: entries })
     }
 
+    /// Whether any verdict is held in the slot of `subject`.
+    pub fn has_slot(&self, subject: &VoteSubject) -> bool {
+        self.slots.contains_key(&slot_of(subject))
+    }
+
+    /// Number of verdicts of `validator` held on commits above `height`.
+    pub fn ahead_of(&self, validator: &PublicKey, height: Height) -> usize {
+        let above = self.slots.range((height.next(), JobId::new([0; 32]), 0, 0)..);
+        above.filter(|(_, votes)| votes.contains_key(validator)).count()
+    }
+
     /// Every verdict held on claims of `job`.
     pub fn of_job(&self, job: &JobId) -> Vec<SignedProofVote> {
         let slots = self.slots.iter().filter(|((_, j, _, _), _)| j == job);
@@ -174,6 +185,8 @@ mod tests {
         forged.vote.verdict = Verdict::Abstain;
         assert_eq!(tally.add(forged, &set), Added::BadSignature);
         assert_eq!(tally.of_job(&JobId::new([1; 32])).len(), 1);
+        assert!(tally.has_slot(&subject(5)) && !tally.has_slot(&subject(6)));
+        assert_eq!([4, 5].map(|height| tally.ahead_of(&keys[0].public(), Height(height))), [1, 0]);
         tally.forget_below(Height(6));
         assert!(tally.of_job(&JobId::new([1; 32])).is_empty());
     }

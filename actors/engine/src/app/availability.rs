@@ -2,8 +2,8 @@
 //!
 //! A validator signs only for blobs that it has fetched and inspected in a sandboxed child: kind and program hash must be what
 //! the specification says. Signatures are gossiped, so any node that saw the submission completes it, even when the node that
-//! accepted it is gone. Inbox: 512 messages. Held: [`HELD_MAX`] submissions, the oldest leaves first; what it means for the
-//! client is `pending`, and to submit again. Restart: peers' signatures and the client's retry bring submissions back.
+//! accepted it is gone. Inbox: 512 messages. Held: [`HELD_MAX`] submissions, one for a sender's
+//! nonce; one more is refused with `overloaded`. Restart: peers' signatures and the client's retry bring submissions back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -110,7 +110,6 @@ struct Held {
 pub(crate) struct AvailabilityState {
     args: AvailabilityArgs,
     held: BTreeMap<TxId, Held>,
-    order: VecDeque<TxId>,
     early: VecDeque<(TxId, AvailabilitySig)>,
     permits: Arc<Semaphore>,
 }
@@ -127,7 +126,7 @@ impl Actor for Availability {
     ) -> Result<AvailabilityState, ActorProcessingErr> {
         args.wiring.mail.availability.attach(myself);
         let permits = Arc::new(Semaphore::new(INSPECTIONS_MAX));
-        Ok(AvailabilityState { args, held: BTreeMap::new(), order: VecDeque::new(), early: VecDeque::new(), permits })
+        Ok(AvailabilityState { args, held: BTreeMap::new(), early: VecDeque::new(), permits })
     }
 
     async fn handle(
@@ -182,10 +181,21 @@ fn take(state: &mut AvailabilityState, tx: SignedTx, source: Option<PeerId>) -> 
         return Err(ApiError::new("not_a_submission", "only a job's submission gathers availability signatures"));
     };
     let spec = (**spec).clone();
-    if state.held.len() >= HELD_MAX
-        && let Some(oldest) = state.order.pop_front()
-    {
-        state.held.remove(&oldest);
+    let slot = |tx: &SignedTx| (tx.content.sender, tx.content.nonce);
+    if let Some((other, _)) = state.held.iter().find(|(_, held)| slot(&held.tx) == slot(&tx)) {
+        let message =
+            format!("submission {other} with this nonce gathers signatures already; wait for it or use the next nonce");
+        return Err(ApiError::field(
+            TxCode::NonceUsed.name(),
+            "nonce",
+            tx.content.nonce,
+            "one submission a nonce",
+            message,
+        ));
+    }
+    if state.held.len() >= HELD_MAX {
+        let message = "too many submissions gather signatures; try again in a few seconds";
+        return Err(ApiError::field("overloaded", "submissions", state.held.len(), HELD_MAX, message));
     }
     let mut signatures = BTreeMap::new();
     for (_, signature) in state.early.iter().filter(|(tx, _)| *tx == id) {
@@ -193,7 +203,6 @@ fn take(state: &mut AvailabilityState, tx: SignedTx, source: Option<PeerId>) -> 
     }
     state.early.retain(|(tx, _)| *tx != id);
     state.held.insert(id, Held { tx, signatures, handed_on: false });
-    state.order.push_back(id);
     inspect(state, id, spec, source);
     hand_on(state, id);
     Ok((id, true))
@@ -313,7 +322,6 @@ fn sweep(state: &mut AvailabilityState) {
     for id in gone {
         state.held.remove(&id);
     }
-    state.order.retain(|id| state.held.contains_key(id));
     let waiting: Vec<TxId> = state.held.iter().filter(|(_, held)| !held.handed_on).map(|(id, _)| *id).collect();
     for id in waiting {
         hand_on(state, id);

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use types::blob::BlobManifest;
 use types::ids::BlobHash;
 
-use crate::mailbox::{Letter, Mailbox, Sent};
+use crate::mailbox::{Letter, Sent};
 use crate::wiring::{Wiring, wall_clock};
 
 /// Transfers at once.
@@ -27,9 +27,6 @@ const RETRY: Duration = Duration::from_millis(400);
 /// Why a blob is not here.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub(crate) enum BlobError {
-    /// Too many wishes.
-    #[error("too many blobs are being fetched")]
-    Overloaded,
     /// Nobody delivered it in time.
     #[error("blob {0} was not delivered by any peer in time")]
     Late(BlobHash),
@@ -198,15 +195,17 @@ pub(crate) async fn ensure(
     limit: Duration,
 ) -> Result<Vec<u8>, BlobError> {
     let deadline = tokio::time::Instant::now() + limit;
-    if !is_here(&wiring.blobs, &hash) {
+    while !is_here(&wiring.blobs, &hash) {
         let (reply, done) = oneshot::channel();
-        match send(&wiring.mail.blobs, BlobsMsg::Want { hash, hint, reply }) {
-            Sent::Accepted => {}
-            Sent::Full | Sent::Closed => return Err(BlobError::Overloaded),
+        let sent = wiring.mail.blobs.send(BlobsMsg::Want { hash, hint, reply });
+        if sent == Sent::Accepted && matches!(tokio::time::timeout_at(deadline, done).await, Ok(Ok(()))) {
+            break;
         }
-        if !matches!(tokio::time::timeout_at(deadline, done).await, Ok(Ok(()))) {
+        // Refused, or forgotten by a restart: asked again as long as there is time.
+        if tokio::time::Instant::now() + RETRY >= deadline {
             return Err(BlobError::Late(hash));
         }
+        tokio::time::sleep(RETRY).await;
     }
     let store = wiring.blobs.clone();
     let read =
@@ -216,10 +215,6 @@ pub(crate) async fn ensure(
         Ok(None) => Err(BlobError::Late(hash)),
         Err(error) => Err(BlobError::Store(error.to_string())),
     }
-}
-
-fn send(mailbox: &Mailbox<BlobsMsg>, message: BlobsMsg) -> Sent {
-    mailbox.send(message)
 }
 
 /// Writes verified chunks into the store; what is there already is not fetched again.

@@ -23,8 +23,10 @@ use crate::wiring::{ChainView, Wiring};
 
 /// Transactions held.
 pub(crate) const HELD_MAX: usize = 16_384;
-/// Transactions held of one sender.
-pub(crate) const PER_SENDER_MAX: usize = 512;
+/// Of these, room kept for certificates and evidence, which must get into a block when users flood the pool.
+const UNSIGNED_RESERVED: usize = 1_024;
+/// Transactions held of one sender. Admitting one executes those before it, so this bounds the work a sender can cause.
+pub(crate) const PER_SENDER_MAX: usize = 64;
 /// Transactions offered to one block; the block's own limits cut further.
 const OFFERED_MAX: usize = 4_096;
 
@@ -173,6 +175,10 @@ fn admit(state: &mut MempoolState, tx: Transaction) -> Result<(TxId, bool), ApiE
     if state.ids.contains_key(&id) {
         return Ok((id, false));
     }
+    if state.ids.len() >= if tx.signed().is_some() { HELD_MAX - UNSIGNED_RESERVED } else { HELD_MAX } {
+        return Err(full("transactions waiting on this node", state.ids.len(), HELD_MAX));
+    }
+    check_place(state, &tx)?;
     let view = state.wiring.view();
     let now = view.head.time_ms;
     match tx.signed().map(|s| s.content.sender) {
@@ -185,28 +191,9 @@ fn admit(state: &mut MempoolState, tx: Transaction) -> Result<(TxId, bool), ApiE
         }
         None => ledger::precheck::check_transaction(&view.state, &tx, now)?,
     }
-    if state.ids.len() >= HELD_MAX {
-        return Err(full("transactions waiting on this node", state.ids.len(), HELD_MAX));
-    }
     let place = match tx.signed().map(|s| (s.content.sender, s.content.nonce)) {
         Some((sender, nonce)) => {
-            let own = state.signed.entry(sender).or_default();
-            if let Some((other, _)) = own.get(&nonce) {
-                let other = *other;
-                let message =
-                    format!("transaction {other} with nonce {nonce} waits already; wait for it or use the next nonce");
-                return Err(ApiError::field(
-                    TxCode::NonceUsed.name(),
-                    "nonce",
-                    nonce,
-                    "one transaction a nonce",
-                    message,
-                ));
-            }
-            if own.len() >= PER_SENDER_MAX {
-                return Err(full("transactions of one sender waiting on this node", own.len(), PER_SENDER_MAX));
-            }
-            own.insert(nonce, (id, tx));
+            state.signed.entry(sender).or_default().insert(nonce, (id, tx));
             Some((sender, nonce))
         }
         None => {
@@ -218,6 +205,33 @@ fn admit(state: &mut MempoolState, tx: Transaction) -> Result<(TxId, bool), ApiE
     // Work may be what the next block waits for. A full mailbox means consensus is busy anyway.
     let _busy = state.wiring.mail.consensus.send(ConsensusMsg::Work);
     Ok((id, true))
+}
+
+/// What is cheap to refuse, before anything is executed: a taken or far nonce, too many of a sender, a false signature.
+fn check_place(state: &MempoolState, tx: &Transaction) -> Result<(), ApiError> {
+    let Some(signed) = tx.signed() else { return Ok(()) };
+    let (sender, nonce) = (signed.content.sender, signed.content.nonce);
+    if let Some(own) = state.signed.get(&sender) {
+        if let Some((other, _)) = own.get(&nonce) {
+            let message =
+                format!("transaction {other} with nonce {nonce} waits already; wait for it or use the next nonce");
+            return Err(ApiError::field(TxCode::NonceUsed.name(), "nonce", nonce, "one transaction a nonce", message));
+        }
+        if own.len() >= PER_SENDER_MAX {
+            return Err(full("transactions of one sender waiting on this node", own.len(), PER_SENDER_MAX));
+        }
+    }
+    if !signed.verify(&state.wiring.genesis_hash) {
+        let message = "the signature does not verify for the sender and this chain; sign it again";
+        return Err(ApiError::field(
+            TxCode::BadSignature.name(),
+            "signature",
+            sender,
+            "a signature of the sender",
+            message,
+        ));
+    }
+    Ok(())
 }
 
 fn full(what: &str, found: usize, limit: usize) -> ApiError {

@@ -257,8 +257,9 @@ async fn keep(args: &ProverArgs, turn: &Turn, proven: Proven) -> Result<BlobHash
     let hash = blob_hash(&proven.blob);
     let (store, job) = (args.wiring.blobs.clone(), turn.job);
     let stored = tokio::task::spawn_blocking(move || {
-        store.put(&proven.blob, wall_clock())?;
-        store.refer(job, &[hash])
+        // Referred to first: then it does not share the room of uploads that no job needs yet.
+        store.refer(job, &[hash])?;
+        store.put(&proven.blob, wall_clock()).map(|_| ())
     })
     .await;
     match stored {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use network::PeerId;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use storage::Store;
 use types::ids::{BlobHash, Height, JobId, TimeMs};
 use types::job::JobStatus;
 use types::keys::PublicKey;
@@ -208,6 +209,7 @@ fn keep_job(state: &mut SchedulerState, view: &ChainView, job: &JobId) -> Result
     let (Some(record), Some(task)) = (reads::job(view, job)?, reads::task(view, job)?) else {
         // The ledger has dropped the job: its retention is over.
         state.wiring.blobs.release(*job, view.head.time_ms)?;
+        state.wiring.store.drop_verdicts(job)?;
         return Ok(());
     };
     let until = reads::retained_until(view, &record);

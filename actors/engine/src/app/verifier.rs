@@ -29,6 +29,8 @@ use crate::wiring::Wiring;
 
 /// Proofs checked at once: each takes some 20 ms of one core and 50 MB.
 const CHECKS_MAX: usize = 2;
+/// Programs re-executed at once: each is a child with the executor's memory.
+const RUNS_MAX: usize = 2;
 /// Claims in work or waiting for a permit.
 const WORK_MAX: usize = 128;
 /// A claim whose bytes do not come within this share of the voting time is abstained on.
@@ -78,11 +80,24 @@ pub(crate) struct VerifierArgs {
     pub(crate) run_limit: Duration,
 }
 
+/// Bounds on work at once; runs have their own, so that a long one never keeps a proof from being checked.
+#[derive(Debug)]
+struct Permits {
+    checks: Semaphore,
+    runs: Semaphore,
+}
+
+impl Permits {
+    fn new() -> Self {
+        Self { checks: Semaphore::new(CHECKS_MAX), runs: Semaphore::new(RUNS_MAX) }
+    }
+}
+
 /// Its state.
 #[derive(Debug)]
 pub(crate) struct VerifierState {
     args: VerifierArgs,
-    permits: Arc<Semaphore>,
+    permits: Arc<Permits>,
     working: BTreeSet<(Height, JobId, u32)>,
 }
 
@@ -97,7 +112,7 @@ impl Actor for Verifier {
         args: VerifierArgs,
     ) -> Result<VerifierState, ActorProcessingErr> {
         args.wiring.mail.verifier.attach(myself);
-        Ok(VerifierState { args, permits: Arc::new(Semaphore::new(CHECKS_MAX)), working: BTreeSet::new() })
+        Ok(VerifierState { args, permits: Arc::new(Permits::new()), working: BTreeSet::new() })
     }
 
     async fn handle(
@@ -132,8 +147,9 @@ async fn vote(args: &VerifierArgs, subject: &VoteSubject, verdict: Verdict) {
     let vote = ProofVote { subject: subject.clone(), verdict, validator: args.key };
     let (reply, signed) = oneshot::channel();
     let message = ConsensusMsg::SignVerdict { vote: Box::new(vote), reply };
-    if args.wiring.mail.consensus.send(message) != Sent::Accepted {
-        tracing::warn!(job = %subject.job, "verdict not signed: consensus is busy");
+    // At most one message for each claim in work: bounded without a credit, and never lost to a flood of gossip.
+    if args.wiring.mail.consensus.send_owed(message) != Sent::Accepted {
+        tracing::warn!(job = %subject.job, "verdict not signed: consensus is not running");
         return;
     }
     match signed.await {
@@ -154,11 +170,11 @@ async fn vote(args: &VerifierArgs, subject: &VoteSubject, verdict: Verdict) {
     }
 }
 
-async fn check(args: &VerifierArgs, permits: &Semaphore, claim: &ClaimToCheck) -> Verdict {
+async fn check(args: &VerifierArgs, permits: &Permits, claim: &ClaimToCheck) -> Verdict {
     let started = std::time::Instant::now();
     let verdict = match &claim.subject.claim {
         Claim::Proof { hash, bytes, steps } => check_proof(args, permits, claim, (*hash, *bytes, *steps)).await,
-        Claim::Failure { reason, steps } => check_failure(args, claim, *reason, *steps).await,
+        Claim::Failure { reason, steps } => check_failure(args, permits, claim, *reason, *steps).await,
     };
     args.wiring.metrics.verify_seconds.observe(started.elapsed().as_secs_f64());
     verdict
@@ -166,7 +182,7 @@ async fn check(args: &VerifierArgs, permits: &Semaphore, claim: &ClaimToCheck) -
 
 async fn check_proof(
     args: &VerifierArgs,
-    permits: &Semaphore,
+    permits: &Permits,
     claim: &ClaimToCheck,
     (hash, bytes, steps): (types::ids::BlobHash, u64, u64),
 ) -> Verdict {
@@ -175,13 +191,13 @@ async fn check_proof(
     // Re-execution may begin before the proof is here: it needs the job's input alone.
     let expected = async {
         match claim.statement.output_rule {
-            OutputRule::Quorum => Some(execute(args, claim, limit).await),
+            OutputRule::Quorum => Some(execute(args, permits, claim, limit).await),
             OutputRule::Prefix(_) | OutputRule::Exact(_) => None,
         }
     };
     let verified = async {
         let blob = blobs::ensure(&args.wiring, hash, claim.hint, limit).await?;
-        let Ok(_permit) = permits.acquire().await else { return Ok(None) };
+        let Ok(_permit) = permits.checks.acquire().await else { return Ok(None) };
         let (statement, prover) = (claim.statement.clone(), claim.subject.prover);
         let length = blob.len() as u64;
         let checked = tokio::task::spawn_blocking(move || proof::verify(&blob, &statement, &prover)).await;
@@ -233,12 +249,13 @@ async fn check_proof(
 
 async fn check_failure(
     args: &VerifierArgs,
+    permits: &Permits,
     claim: &ClaimToCheck,
     reason: types::verdict::FailureReason,
     steps: u64,
 ) -> Verdict {
     let job = claim.subject.job;
-    match execute(args, claim, Duration::from_millis(claim.voting_ms / FETCH_SHARE)).await {
+    match execute(args, permits, claim, Duration::from_millis(claim.voting_ms / FETCH_SHARE)).await {
         Err(RunFailure::Job(JobError::Failed { reason: found, steps: at, .. })) if found == reason && at == steps => {
             Verdict::Valid
         }
@@ -263,6 +280,7 @@ enum RunFailure {
 
 async fn execute(
     args: &VerifierArgs,
+    permits: &Permits,
     claim: &ClaimToCheck,
     fetch_limit: Duration,
 ) -> Result<prover::Executed, RunFailure> {
@@ -279,6 +297,7 @@ async fn execute(
         hash_function: claim.spec.hash_function,
         max_steps: claim.spec.max_steps,
     };
+    let Ok(_permit) = permits.runs.acquire().await else { return Err(RunFailure::Here("stopping".into())) };
     match prover::worker::execute(&args.executor, &request, args.run_limit).await {
         Ok(run) => Ok(run),
         Err(error) if error.is_about_the_job() => Err(RunFailure::Job(error)),

@@ -23,6 +23,8 @@ use crate::wiring::{ChainView, Wiring};
 
 /// Verdicts on claims committed this many blocks ago are forgotten; the store keeps the certificates.
 const KEEP_BLOCKS: u64 = 10_000;
+/// Verdicts of one validator held on commits of blocks that this node has not applied yet.
+const AHEAD_MAX: usize = 64;
 /// Peers asked for missing verdicts at once.
 const ASK_PEERS: usize = 3;
 
@@ -141,10 +143,16 @@ fn count(state: &mut VotesState, view: &ChainView, vote: SignedProofVote, keep: 
             return Added::TooOld;
         }
     };
+    if !is_expected(state, view, &vote) {
+        return Added::TooOld;
+    }
     let added = state.tally.add(vote.clone(), &set);
     match &added {
         Added::Counted(certificate) => {
-            if keep && let Err(error) = state.wiring.store.put_verdict(&vote) {
+            if keep
+                && subject.height <= view.head.height
+                && let Err(error) = state.wiring.store.put_verdict(&vote)
+            {
                 tracing::warn!(%error, "verdict not stored");
             }
             if let Some(certificate) = certificate {
@@ -160,6 +168,16 @@ fn count(state: &mut VotesState, view: &ChainView, vote: SignedProofVote, keep: 
     added
 }
 
+/// Whether a verdict is on a claim in voting, on a slot known already, or one of few that may be ahead of this node: a
+/// validator must not fill the tally with verdicts on claims that nobody made.
+fn is_expected(state: &VotesState, view: &ChainView, vote: &SignedProofVote) -> bool {
+    let subject = &vote.vote.subject;
+    if subject.height > view.head.height {
+        return state.tally.ahead_of(&vote.vote.validator, view.head.height) < AHEAD_MAX;
+    }
+    state.tally.has_slot(subject) || matches!(reads::open_subject(view, subject), Ok(true))
+}
+
 /// Records a decided claim: the receipt is ready now, the block with it follows.
 fn record(state: &mut VotesState, view: &ChainView, certificate: &ProofCertificate) {
     let subject = &certificate.subject;
@@ -173,6 +191,8 @@ fn record(state: &mut VotesState, view: &ChainView, certificate: &ProofCertifica
             return;
         }
     }
+    // Offered at every chance while the claim is in voting: the mempool takes it once, and may have been full before.
+    offer(state, Transaction::Certify { certificate: certificate.clone(), certifier: state.wiring.account });
     if !state.recorded.insert((subject.height, subject.job, subject.attempt)) {
         return;
     }
@@ -183,8 +203,6 @@ fn record(state: &mut VotesState, view: &ChainView, certificate: &ProofCertifica
     if certifies && let Err(error) = state.wiring.store.put_certificate(certificate) {
         tracing::warn!(%error, "certificate not stored");
     }
-    let tx = Transaction::Certify { certificate: certificate.clone(), certifier: state.wiring.account };
-    offer(state, tx);
     crate::app::scheduler::announce_job(&state.wiring, view, &subject.job);
 }
 

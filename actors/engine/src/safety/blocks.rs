@@ -168,7 +168,7 @@ pub(crate) fn fetch(wiring: &Wiring, height: Height, block: BlockId) {
         for peer in peers.into_iter().take(FETCH_PEERS) {
             match net.request(peer.peer_id, Request::ProposedBlock { height, block }).await {
                 Ok(Response::ProposedBlock(Some(found))) if found.id() == block => {
-                    let _full = wiring.mail.consensus.send(ConsensusMsg::Fetched { height, block: found });
+                    let _closed = wiring.mail.consensus.send_owed(ConsensusMsg::Fetched { height, block: found });
                     return;
                 }
                 Ok(_) => {}

@@ -530,7 +530,9 @@ fn plan_start(state: &mut ConsensusState, work: bool) {
     if let Some((_, old)) = state.pace.take() {
         old.abort();
     }
-    let wait = Duration::from_millis(at.since(now));
+    // A clock that was set back must not stretch the wait beyond the pace.
+    let pace = if work { view.params.block_ms } else { view.params.empty_block_ms };
+    let wait = Duration::from_millis(at.since(now).min(pace));
     // Also a start that is due goes through the mailbox: votes that wait there are for the height just decided.
     let entry = later(state, wait, |generation| ConsensusMsg::Pace { generation });
     state.pace = Some(entry);

@@ -18,7 +18,7 @@ use super::thread::ThreadWork;
 const FLUSH_LIMIT: Duration = Duration::from_secs(15);
 /// Commands that may wait.
 pub(crate) const DISK_LANE: usize = 1024;
-/// The guard file is rewritten without old heights when it is longer than this, bytes.
+/// The guard file is first rewritten without old heights when it is longer than this, bytes.
 const GUARD_BYTES_MAX: u64 = 8 << 20;
 
 /// Commands to the thread.
@@ -63,12 +63,13 @@ pub(crate) struct Disk {
     wal: Wal,
     guard: GuardFile,
     failed: Option<String>,
+    compact_at: u64,
 }
 
 impl Disk {
     /// Over open files.
     pub(crate) fn new(wal: Wal, guard: GuardFile) -> Self {
-        Self { wal, guard, failed: None }
+        Self { wal, guard, failed: None, compact_at: GUARD_BYTES_MAX }
     }
 
     fn keep(&mut self, result: Result<(), storage::error::StorageError>) {
@@ -115,9 +116,11 @@ impl ThreadWork for Disk {
             DiskCommand::Prune { log_below, guard_below } => {
                 let result = self.wal.prune_below(log_below);
                 self.keep(result);
-                if self.guard.bytes() > GUARD_BYTES_MAX {
+                if self.guard.bytes() > self.compact_at {
                     let result = self.guard.compact(guard_below);
                     self.keep(result);
+                    // What had to stay must not be rewritten at every block: next time at twice its size.
+                    self.compact_at = self.guard.bytes().saturating_mul(2).max(GUARD_BYTES_MAX);
                 }
             }
         }

@@ -12,7 +12,8 @@ pub(crate) fn next_start(started: TimeMs, params: &Params, work: bool) -> TimeMs
 
 /// Whether another validator's message for the next height may start it here: at the pace of a busy chain, never faster.
 pub(crate) fn may_follow(started: TimeMs, params: &Params, now: TimeMs) -> bool {
-    now >= started.plus(params.block_ms.saturating_mul(FOLLOW_EARLY_NUM) / FOLLOW_EARLY_DEN)
+    // A clock that was set back says nothing about the pace.
+    now < started || now >= started.plus(params.block_ms.saturating_mul(FOLLOW_EARLY_NUM) / FOLLOW_EARLY_DEN)
 }
 
 /// Clocks and deliveries differ a little: a message may be followed from nine tenths of the pace on.
@@ -30,5 +31,6 @@ mod tests {
         assert_eq!(next_start(TimeMs(1_000), &params, false), TimeMs(11_000));
         assert!(!may_follow(TimeMs(1_000), &params, TimeMs(1_400)));
         assert!(may_follow(TimeMs(1_000), &params, TimeMs(1_450)));
+        assert!(may_follow(TimeMs(1_000), &params, TimeMs(10)), "the clock was set back");
     }
 }
