@@ -101,7 +101,8 @@ echo "testnet: building (cargo shows its progress)"
     exit 1
 }
 
-arguments=(run --bin "$node" --dir "$dir" --nodes "$nodes" --base-port "$base_port")
+arguments=(run --bin "$node" --dir "$dir" --nodes "$nodes" --base-port "$base_port"
+    --program "$root/testnet/programs/fibonacci/fibonacci.json")
 if $once; then arguments+=(--once); fi
 if $fresh; then arguments+=(--fresh); fi
 if [[ -n $block_ms ]]; then arguments+=(--block-ms "$block_ms"); fi

@@ -238,16 +238,4 @@ mod tests {
         assert!(case.phases_ms.iter().any(|(stage, _)| *stage == Stage::Composition), "{case:?}");
         assert!(case.estimated_bytes > case.peak_rss_bytes / 2, "{case:?}");
     }
-
-    /// Takes minutes and an otherwise idle machine: run it by name with `--run-ignored only`.
-    #[test]
-    #[ignore = "a measurement, not a check of correctness"]
-    fn within_a_tenth_of_the_plain_calls() {
-        let options = BenchOptions { steps: vec![122_000, 1_200_000], runs: 7, against_stock: true };
-        for case in cairo(&options, |_, _| ()).unwrap() {
-            println!("{}", serde_json::to_string_pretty(&case).unwrap());
-            let stock = case.stock_ms.unwrap();
-            assert!(case.total_ms <= stock * 1.1, "{} ms against {stock} ms", case.total_ms);
-        }
-    }
 }
