@@ -81,7 +81,7 @@ say_needs() {
     else
         ((ram_gb >= 8)) || ram_gb=8
         disk_gb=10
-        echo "testnet: needs about $ram_gb GB RAM, $disk_gb GB disk and, once, 40 minutes on two cores (10 on eight)" \
+        echo "testnet: needs about $ram_gb GB RAM, $disk_gb GB disk and, once, tens of minutes on two cores" \
             "to set up and build; after that it starts at once"
     fi
     ram_here=$(awk '/^MemTotal/ { print int($2 / 1048576 + 0.5) }' /proc/meminfo)
