@@ -44,7 +44,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Vec<Entry>> {
 }
 
 /// Heights and the microsecond of the day at which a node's log says they were applied.
-fn applied(log: &Path) -> Result<Vec<(u64, u64)>> {
+pub(super) fn applied(log: &Path) -> Result<Vec<(u64, u64)>> {
     let text = std::fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
     let lines = text.lines().filter(|line| line.contains("\"block applied\""));
     let read = |line: &str| -> Option<(u64, u64)> {
@@ -74,7 +74,10 @@ mod tests {
     fn times_of_the_log_are_read() {
         let (a, b) = (micros("2026-11-20T09:59:59.999000Z").unwrap(), micros("2026-11-20T10:00:00.001500Z").unwrap());
         assert_eq!(b - a, 2_500);
-        assert_eq!(micros("2026-11-21T00:00:00.5Z").unwrap() - micros("2026-11-20T23:59:59.500000Z").unwrap(), 1_000_000);
+        assert_eq!(
+            micros("2026-11-21T00:00:00.5Z").unwrap() - micros("2026-11-20T23:59:59.500000Z").unwrap(),
+            1_000_000
+        );
         assert_eq!(micros("yesterday"), None);
     }
 }

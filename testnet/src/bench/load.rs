@@ -55,16 +55,8 @@ pub(super) struct Outcome {
     pub(super) latency: Samples,
     /// Submissions refused, by code; each was sent again.
     pub(super) refused: BTreeMap<String, u64>,
-    /// Samples of resident memory of each node, bytes: start, end, largest.
-    pub(super) memory: Vec<Memory>,
-}
-
-/// Resident memory of a node over a run, bytes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Memory {
-    pub(super) first: u64,
-    pub(super) last: u64,
-    pub(super) most: u64,
+    /// Resident memory of each node, bytes, every second.
+    pub(super) memory: Vec<Vec<u64>>,
 }
 
 /// What the senders and the watcher share.
@@ -121,11 +113,12 @@ impl Load {
         Ok(Self { senders, tx_bytes })
     }
 
-    /// Sends for `time`, then waits until everything sent is applied on all nodes and checks that all agree.
+    /// Sends for `time`, as fast as the nodes take it or `rate` a second in all, then waits until everything sent is applied
+    /// on all nodes and checks that all agree.
     ///
     /// # Errors
     /// When a node fails, disagrees, or the senders run out of transactions.
-    pub(super) async fn run(&self, cluster: &Cluster, time: Duration) -> Result<Outcome> {
+    pub(super) async fn run(&self, cluster: &Cluster, time: Duration, rate: Option<u64>) -> Result<Outcome> {
         let nodes: Vec<String> = cluster.file().nodes.iter().map(|n| n.rpc.clone()).collect();
         let start = Instant::now();
         let shared = Arc::new(Mutex::new(Shared {
@@ -137,8 +130,9 @@ impl Load {
         let mut tasks = JoinSet::new();
         for (number, sender) in self.senders.iter().enumerate() {
             let url = nodes[number % nodes.len()].clone();
-            let work = send(number, Arc::clone(&sender.ready), url, end, decided.clone(), Arc::clone(&shared));
-            tasks.spawn(work);
+            let pace = rate.map(|rate| Duration::from_secs_f64(self.senders.len() as f64 * BATCH as f64 / rate as f64));
+            let way = Way { number, ready: Arc::clone(&sender.ready), url, end, pace };
+            tasks.spawn(send(way, decided.clone(), Arc::clone(&shared)));
         }
         let keys: Vec<PublicKey> = self.senders.iter().map(|s| s.key).collect();
         let mut watcher = Watcher::new(cluster, &nodes, &keys, start).await?;
@@ -185,18 +179,26 @@ async fn wait_nonce(node: &mut Rpc, account: &PublicKey, at_least: u64) -> Resul
     Ok(())
 }
 
-/// One sender's life.
-async fn send(
+/// What one sender does.
+struct Way {
     number: usize,
     ready: Arc<Vec<String>>,
     url: String,
     end: Instant,
-    mut decided: watch::Receiver<Vec<u64>>,
-    shared: Arc<Mutex<Shared>>,
-) -> Result<()> {
+    /// Least time between two of its batches.
+    pace: Option<Duration>,
+}
+
+async fn send(way: Way, mut decided: watch::Receiver<Vec<u64>>, shared: Arc<Mutex<Shared>>) -> Result<()> {
+    let Way { number, ready, url, end, pace } = way;
     let mut node = Rpc::connect(&url).await?;
     let mut next = 0u64;
+    let mut ticks = tokio::time::interval(pace.unwrap_or(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while Instant::now() < end {
+        if pace.is_some() {
+            ticks.tick().await;
+        }
         let done = decided.borrow_and_update()[number];
         next = next.max(done);
         let room = (done + WINDOW).saturating_sub(next).min(BATCH as u64);
@@ -253,7 +255,7 @@ struct Watcher {
     applied: u64,
     blocks_with_ours: u64,
     latency: Samples,
-    memory: Vec<Memory>,
+    memory: Vec<Vec<u64>>,
     looked: Instant,
 }
 
@@ -270,7 +272,7 @@ impl Watcher {
         let pids = cluster.file().nodes.iter().filter_map(|n| n.pid).collect();
         let next = heights.iter().min().copied().unwrap_or(0) + 1;
         let numbers = keys.iter().enumerate().map(|(number, key)| (*key, number)).collect();
-        let memory = vec![Memory::default(); urls.len()];
+        let memory = vec![vec![]; urls.len()];
         Ok(Self {
             nodes,
             pids,
@@ -335,10 +337,7 @@ impl Watcher {
 
     fn weigh(&mut self) -> Result<()> {
         for (memory, pid) in self.memory.iter_mut().zip(&self.pids) {
-            let bytes = super::resident_bytes(*pid)?;
-            memory.first = if memory.first == 0 { bytes } else { memory.first };
-            memory.last = bytes;
-            memory.most = memory.most.max(bytes);
+            memory.push(super::resident_bytes(*pid)?);
         }
         Ok(())
     }
@@ -365,7 +364,10 @@ impl Watcher {
         for node in &mut self.nodes {
             hashes.push(node.call("chain_block", json!([height])).await?["hash"].clone());
         }
-        ensure!(hashes.windows(2).all(|w| w[0] == w[1]), "the nodes hold different blocks at height {height}: {hashes:?}");
+        ensure!(
+            hashes.windows(2).all(|w| w[0] == w[1]),
+            "the nodes hold different blocks at height {height}: {hashes:?}"
+        );
         for (key, number) in &self.numbers {
             for (index, node) in self.nodes.iter_mut().enumerate() {
                 let (found, expected) = (nonce(node, key).await?, self.decided[*number]);

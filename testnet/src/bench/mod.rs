@@ -4,8 +4,14 @@
 //! from which commit. The load generator runs on the same machine as the nodes and so costs them part of it. Nodes keep
 //! their homes on a real file system, where a flush reaches a disk; a folder in memory is refused.
 
+mod blob;
+mod cairo;
+mod catchup;
 mod empty;
+mod jobs;
+mod ledger;
 mod load;
+mod memory;
 mod report;
 mod rpc;
 mod stats;
@@ -17,13 +23,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::harness::{Cli, Cluster, Options};
+pub use blob::{Fetch, fetch};
 pub use report::{Entry, Report};
 
 /// Time for nodes to start and agree on a first block.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Names of the measurements, in the order in which they run.
-pub const NAMES: &[&str] = &["empty", "transfers"];
+pub const NAMES: &[&str] = &["empty", "transfers", "ledger", "catchup", "blob", "idle", "jobs", "cairo", "soak"];
 
 /// What to measure and where.
 #[derive(Clone, Debug)]
@@ -36,6 +43,8 @@ pub struct Plan {
     pub quick: bool,
     /// Measurements to run; empty for all.
     pub only: Vec<String>,
+    /// Length of the load under which memory is watched, seconds; an hour, or twenty seconds in a quick run, if none is named.
+    pub soak_s: Option<u64>,
     /// Leave the folder as it is after the last measurement.
     pub keep: bool,
     /// Commit the binary was built from.
@@ -56,6 +65,13 @@ pub fn run(plan: &Plan, mut done: impl FnMut(&Entry)) -> Result<Report> {
         let entries = match *name {
             "empty" => empty::measure(plan)?,
             "transfers" => transfers::measure(plan)?,
+            "ledger" => ledger::measure(plan)?,
+            "catchup" => catchup::measure(plan)?,
+            "blob" => blob::measure(plan)?,
+            "idle" => memory::idle(plan)?,
+            "jobs" => jobs::measure(plan)?,
+            "cairo" => cairo::measure(plan)?,
+            "soak" => memory::soak(plan)?,
             other => bail!("the measurement '{other}' has no code"),
         };
         for entry in entries {
@@ -73,7 +89,10 @@ fn fresh_folder(dir: &Path) -> Result<()> {
     const MARK: &str = ".proofmesh-bench";
     let foreign = dir.is_dir() && !dir.join(MARK).exists() && std::fs::read_dir(dir)?.next().is_some();
     if foreign {
-        bail!("--dir: {} holds something that is no bench run; nothing was removed; name another folder", dir.display());
+        bail!(
+            "--dir: {} holds something that is no bench run; nothing was removed; name another folder",
+            dir.display()
+        );
     }
     if dir.exists() {
         std::fs::remove_dir_all(dir).with_context(|| format!("emptying {}", dir.display()))?;
@@ -89,7 +108,12 @@ fn fresh_folder(dir: &Path) -> Result<()> {
 
 /// Starts four nodes and waits until each has a block.
 fn cluster(plan: &Plan, block_ms: u64, empty_block_ms: u64) -> Result<Cluster> {
-    let mut options = Options::on_free_ports(4)?;
+    nodes(plan, 4, block_ms, empty_block_ms)
+}
+
+/// Starts so many nodes and waits until each has a block.
+fn nodes(plan: &Plan, count: u16, block_ms: u64, empty_block_ms: u64) -> Result<Cluster> {
+    let mut options = Options::on_free_ports(count)?;
     options.block_ms = Some(block_ms);
     options.empty_block_ms = Some(empty_block_ms);
     let mut cluster = Cluster::create(Cli::new(&plan.bin), &plan.dir.join("net"), &options)?;

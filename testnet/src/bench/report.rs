@@ -163,7 +163,10 @@ mod tests {
         let read: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         let keys: Vec<&str> = read[0].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys, ["name", "unit", "n", "p50", "p99", "value", "params", "hardware", "commit"]);
-        assert_eq!((&read[0]["p50"], &read[1]["p50"], &read[1]["value"]), (&json!(2.0), &Value::Null, &json!(1234.568)));
+        assert_eq!(
+            (&read[0]["p50"], &read[1]["p50"], &read[1]["value"]),
+            (&json!(2.0), &Value::Null, &json!(1234.568))
+        );
         assert!(report.table().contains("longer  1/s   1"), "{}", report.table());
     }
 

@@ -85,10 +85,21 @@ impl Rpc {
         let mut answers: Vec<Option<Answer>> = vec![None; params.len()];
         for answer in &list {
             let id = answer["id"].as_u64().and_then(|id| usize::try_from(id).ok());
-            let slot = id.and_then(|id| answers.get_mut(id)).with_context(|| format!("no call has this id: {answer}"))?;
+            let slot =
+                id.and_then(|id| answers.get_mut(id)).with_context(|| format!("no call has this id: {answer}"))?;
             *slot = Some(answer_of(answer));
         }
         answers.into_iter().collect::<Option<Vec<_>>>().context("a call of the batch was not answered")
+    }
+
+    /// Uploads a blob; returns its hash.
+    ///
+    /// # Errors
+    /// A broken connection, or the node's refusal.
+    pub(super) async fn put_blob(&mut self, bytes: Vec<u8>) -> Result<String> {
+        let body = self.request("PUT", "/v1/blobs", bytes).await?;
+        let answer: Value = serde_json::from_slice(&body)?;
+        Ok(answer["hash"].as_str().with_context(|| format!("no hash in {answer}"))?.to_owned())
     }
 
     /// Reads a path.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::load::{Load, Memory, Outcome};
+use super::load::{Load, Outcome};
 use super::{Entry, Plan, block_on, cluster, report, stop};
 
 /// Senders.
@@ -20,7 +20,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Vec<Entry>> {
     let cluster = cluster(plan, BLOCK_MS, 10_000)?;
     let (outcome, tx_bytes) = block_on(async {
         let load = Load::prepare(&cluster, SENDERS, PER_SECOND * time.as_secs()).await?;
-        Ok((load.run(&cluster, time).await?, load.tx_bytes))
+        Ok((load.run(&cluster, time, None).await?, load.tx_bytes))
     })?;
     stop(cluster)?;
     let Outcome { applied, blocks, latency, refused, memory } = outcome;
@@ -35,15 +35,14 @@ pub(super) fn measure(plan: &Plan) -> Result<Vec<Entry>> {
         "blocks": blocks,
         "refused_then_resent": refused,
         "file_system": report::file_system(&plan.dir)?,
-        "resident_mib": memory.iter().map(shown).collect::<Vec<Value>>(),
+        "resident_mib_at_most": memory.iter().flatten().max().map(|bytes| bytes >> 20),
     });
     let rate = applied as f64 / time.as_secs_f64();
     Ok(vec![
-        Entry { n: usize::try_from(applied)?, ..Entry::of_value("transfers_applied_on_all", "1/s", rate, params.clone()) },
+        Entry {
+            n: usize::try_from(applied)?,
+            ..Entry::of_value("transfers_applied_on_all", "1/s", rate, params.clone())
+        },
         Entry::of_samples("transfer_latency_under_load", "ms", &latency, params),
     ])
-}
-
-fn shown(memory: &Memory) -> Value {
-    json!({ "first": memory.first >> 20, "last": memory.last >> 20, "most": memory.most >> 20 })
 }

@@ -3,6 +3,7 @@
 pub(crate) mod availability;
 pub(crate) mod blobs;
 pub(crate) mod mempool;
+pub(crate) mod outbox;
 pub(crate) mod prover;
 pub(crate) mod scheduler;
 pub(crate) mod verifier;
