@@ -7,16 +7,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ledger::precheck::{Outlook, Prospect};
 use ledger::{LedgerError, TxCode};
 use network::{MessageId, Verdict as Judgement};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
-use types::ids::{BlockId, TimeMs, TxId};
+use types::ids::{TimeMs, TxId};
 use types::keys::{PublicKey, SecretKey};
 use types::transaction::{Action, SenderTx, Transaction};
 
 use crate::api::ApiError;
+use crate::app::ahead::{Ahead, Queue};
 use crate::app::outbox::{Due, Outbox, PAUSE};
 use crate::mailbox::{Letter, Sent};
 use crate::safety::consensus::ConsensusMsg;
@@ -102,35 +102,14 @@ pub(crate) struct Mempool;
 pub(crate) struct MempoolState {
     wiring: Wiring,
     /// By sender and nonce.
-    signed: BTreeMap<PublicKey, BTreeMap<u64, (TxId, Transaction)>>,
+    signed: BTreeMap<PublicKey, Queue>,
     /// Certificates and evidence, by id.
     unsigned: BTreeMap<TxId, Transaction>,
     ids: BTreeMap<TxId, Option<(PublicKey, u64)>>,
-    outlook: Option<Ahead>,
+    ahead: Ahead,
     outbox: Outbox,
     /// Consensus knows that the block after the last applied one has work.
     told: bool,
-}
-
-/// What the next block would say, on the view of one applied block.
-struct Ahead {
-    block: BlockId,
-    outlook: Outlook,
-    /// What each sender's waiting transactions would leave behind.
-    plans: BTreeMap<PublicKey, Plan>,
-}
-
-impl std::fmt::Debug for Ahead {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Ahead(of {})", self.block.short())
-    }
-}
-
-#[derive(Default)]
-struct Plan {
-    prospect: Prospect,
-    /// All waiting transactions of the sender with nonces below this are in it.
-    next: u64,
 }
 
 impl Actor for Mempool {
@@ -145,7 +124,7 @@ impl Actor for Mempool {
             signed: BTreeMap::new(),
             unsigned: BTreeMap::new(),
             ids: BTreeMap::new(),
-            outlook: None,
+            ahead: Ahead::default(),
             outbox: Outbox::default(),
             told: false,
         })
@@ -258,15 +237,17 @@ fn admit(state: &mut MempoolState, tx: Transaction) -> Result<(TxId, bool), ApiE
         return Err(full("transactions waiting on this node", state.ids.len(), HELD_MAX));
     }
     check_place(state, &tx)?;
-    let view = look_ahead(state)?;
+    let (view, known) = (state.wiring.view(), state.wiring.verified.as_ref());
     let place = tx.signed().map(|s| (s.content.sender, s.content.nonce));
     match place {
         Some((sender, nonce)) => {
-            check_after_own(state, &view, &tx, sender, nonce)?;
+            let nothing = Queue::new();
+            let own = state.signed.get(&sender).unwrap_or(&nothing);
+            state.ahead.check_after((&view.state, &view.head), own, (sender, nonce), &tx, known)?;
             state.signed.entry(sender).or_default().insert(nonce, (id, tx));
         }
         None => {
-            check_alone(state, &view, &tx)?;
+            state.ahead.check_alone((&view.state, &view.head), &tx, known)?;
             state.unsigned.insert(id, tx);
         }
     }
@@ -280,55 +261,6 @@ fn tell_consensus(state: &mut MempoolState) {
     if !state.told {
         state.told = state.wiring.mail.consensus.send(ConsensusMsg::Work) == Sent::Accepted;
     }
-}
-
-/// Brings the outlook up to the last applied block, and returns that block's view.
-fn look_ahead(state: &mut MempoolState) -> Result<Arc<ChainView>, ApiError> {
-    let view = state.wiring.view();
-    if state.outlook.as_ref().is_none_or(|ahead| ahead.block != view.head.id) {
-        let outlook = Outlook::new(&view.state, view.head.time_ms)?;
-        state.outlook = Some(Ahead { block: view.head.id, outlook, plans: BTreeMap::new() });
-    }
-    Ok(view)
-}
-
-/// What the ledger says to a transaction after the earlier ones of its sender that wait here.
-fn check_after_own(
-    state: &mut MempoolState,
-    view: &ChainView,
-    tx: &Transaction,
-    sender: PublicKey,
-    nonce: u64,
-) -> Result<(), ApiError> {
-    let Some(ahead) = state.outlook.as_mut() else { return Ok(()) };
-    let known = state.wiring.verified.as_ref();
-    let own = state.signed.get(&sender);
-    let mut plan = ahead.plans.remove(&sender).filter(|plan| plan.next <= nonce).unwrap_or_default();
-    for (_, (_, earlier)) in own.into_iter().flat_map(|own| own.range(plan.next..nonce)) {
-        // One that is refused by now is passed over; the sweep drops it.
-        if let Err(error @ LedgerError::State(_)) = ahead.outlook.admit(&view.state, &mut plan.prospect, earlier, known)
-        {
-            return Err(error.into());
-        }
-    }
-    let last = own.and_then(|own| own.last_key_value()).map_or(0, |(last, _)| last.saturating_add(1));
-    plan.next = last.min(nonce);
-    let result = ahead.outlook.admit(&view.state, &mut plan.prospect, tx, known);
-    if result.is_ok() {
-        plan.next = nonce.saturating_add(1);
-    }
-    // A transaction that fills a hole comes before some that are not in the plan.
-    if last <= nonce {
-        ahead.plans.insert(sender, plan);
-    }
-    Ok(result?)
-}
-
-/// What the ledger says to a transaction that nothing here comes before.
-fn check_alone(state: &MempoolState, view: &ChainView, tx: &Transaction) -> Result<(), ApiError> {
-    let Some(ahead) = state.outlook.as_ref() else { return Ok(()) };
-    let known = state.wiring.verified.as_ref();
-    Ok(ahead.outlook.admit(&view.state, &mut Prospect::default(), tx, known)?)
 }
 
 /// What is cheap to refuse, before anything is executed: a taken or far nonce, too many of a sender, a false signature.
@@ -395,12 +327,11 @@ fn offer(state: &MempoolState) -> Vec<Transaction> {
 
 /// Drops what was included or can't be any more, and tells consensus if the next block could hold something of the rest.
 fn sweep(state: &mut MempoolState) {
-    let view = match look_ahead(state) {
-        Ok(view) => view,
-        Err(error) => {
-            tracing::warn!(%error, "the mempool can't read the state; it keeps what it has");
-            return;
-        }
+    let (view, known) = (state.wiring.view(), state.wiring.verified.as_ref());
+    let mut refused = |tx: &Transaction| {
+        let said = state.ahead.check_alone((&view.state, &view.head), tx, known);
+        // A state that can't be read says nothing about the transaction.
+        matches!(said, Err(LedgerError::Refused(_)))
     };
     let now = view.head.time_ms;
     let (mut gone, mut ready) = (Vec::new(), false);
@@ -410,17 +341,17 @@ fn sweep(state: &mut MempoolState) {
             let expired = tx.signed().is_some_and(|s| s.content.expires_ms <= now);
             // The check against the state is dear; only the next in line can be included next.
             let next = *n == nonce && !expired;
-            let refused = next && check_alone(state, &view, tx).is_err();
-            ready |= next && !refused;
-            if *n < nonce || expired || refused {
+            let out = next && refused(tx);
+            ready |= next && !out;
+            if *n < nonce || expired || out {
                 gone.push(*id);
             }
         }
     }
     for (id, tx) in &state.unsigned {
-        match check_alone(state, &view, tx) {
-            Ok(()) => ready = true,
-            Err(_) => gone.push(*id),
+        match refused(tx) {
+            true => gone.push(*id),
+            false => ready = true,
         }
     }
     for id in gone {

@@ -1,5 +1,6 @@
 //! The app subtree: everything that follows decided blocks and may be lost and rebuilt.
 
+pub(crate) mod ahead;
 pub(crate) mod availability;
 pub(crate) mod blobs;
 pub(crate) mod mempool;
