@@ -5,7 +5,6 @@
 //! out what was included or can't be any more. Restart: starts empty; senders and peers send again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ledger::{LedgerError, TxCode};
 use network::{MessageId, Verdict as Judgement};
@@ -20,7 +19,7 @@ use crate::app::ahead::{Ahead, Queue};
 use crate::app::outbox::{Due, Outbox, PAUSE};
 use crate::mailbox::{Letter, Sent};
 use crate::safety::consensus::ConsensusMsg;
-use crate::wiring::{ChainView, Wiring};
+use crate::wiring::Wiring;
 
 /// Transactions held.
 pub(crate) const HELD_MAX: usize = 16_384;
