@@ -22,6 +22,7 @@ mod reads;
 mod safety;
 mod start;
 mod supervisor;
+mod verified;
 mod wiring;
 
 pub use api::{ApiError, BlobUpload, EngineHandle};

@@ -38,6 +38,7 @@ use crate::safety::disk::{DISK_LANE, Disk, DiskHandle};
 use crate::safety::thread::{ThreadActor, ThreadWork, lane};
 use crate::safety::writer::{WRITER_LANE, Writer, WriterHandle};
 use crate::supervisor::{Child, Policy, StopSignal, Subtree, Supervisor, SupervisorMsg};
+use crate::verified::Verified;
 use crate::wiring::{ChainView, Mail, Wiring, wall_clock};
 
 /// Longest wait for a subtree to end.
@@ -128,6 +129,7 @@ pub async fn start(config: EngineConfig) -> Result<EngineHandle, StartError> {
         ring: EventRing::default(),
         stop: StopSignal::default(),
         prover_status,
+        verified: Arc::new(Verified::new(genesis_hash)),
         metrics: Arc::new(Metrics::new().map_err(|e| StartError::Config(e.to_string()))?),
     };
     let tree = Tree { supervisors: Mutex::new(Vec::new()) };

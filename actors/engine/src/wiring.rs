@@ -32,6 +32,7 @@ use crate::net::serve::ServeMsg;
 use crate::net::sync::SyncMsg;
 use crate::safety::consensus::ConsensusMsg;
 use crate::supervisor::StopSignal;
+use crate::verified::Verified;
 
 /// The chain after the last applied block: one consistent view, replaced as a whole.
 pub(crate) struct ChainView {
@@ -162,6 +163,8 @@ pub(crate) struct Wiring {
     pub(crate) stop: StopSignal,
     /// What this node's prover does.
     pub(crate) prover_status: watch::Receiver<ProverStatusView>,
+    /// Signatures verified here.
+    pub(crate) verified: Arc<Verified>,
     /// Numbers.
     pub(crate) metrics: Arc<Metrics>,
 }

@@ -14,6 +14,7 @@ use types::vote::{CertificateError, CommitCertificate};
 
 use crate::error::{LedgerError, StateError, TxError};
 use crate::execute::{Context, Exec, Executed};
+use crate::known::{Known, Nothing};
 use crate::state;
 use crate::state::records::Head;
 use crate::tree;
@@ -197,12 +198,27 @@ pub fn build_block(
     now: TimeMs,
     candidates: &[Transaction],
 ) -> Result<Built, StateError> {
+    build_block_knowing(view, last_commit, proposer, now, candidates, &Nothing)
+}
+
+/// As [`build_block`], without checking again the signatures that `known` remembers.
+///
+/// # Errors
+/// As [`build_block`].
+pub fn build_block_knowing(
+    view: &dyn KvRead,
+    last_commit: Option<&CommitCertificate>,
+    proposer: PublicKey,
+    now: TimeMs,
+    candidates: &[Transaction],
+    known: &dyn Known,
+) -> Result<Built, StateError> {
     let Frame { header, .. } = frame(view, last_commit)?;
     let header = Header { time_ms: now.max(header.time_ms), proposer, ..header };
     let mut block = Block { header, last_commit: last_commit.cloned(), transactions: Vec::new() };
     let mut room = BLOCK_BYTES_MAX.saturating_sub(block.to_bytes().len());
     let context = Context::new(view, block.header.height, block.header.time_ms, &proposer, block.header.seed)?;
-    let mut exec = Exec::new(view, &context);
+    let mut exec = Exec::new(view, &context, known);
     exec.begin()?;
     let (mut dropped, mut left_over) = (Vec::new(), Vec::new());
     for tx in candidates {
@@ -231,8 +247,21 @@ pub fn build_block(
 /// # Errors
 /// [`StateError`] alone: everything about the block is in the outcome.
 pub fn check_block(view: &dyn KvRead, block: &Block, now: TimeMs) -> Result<CheckOutcome, StateError> {
+    check_block_knowing(view, block, now, &Nothing)
+}
+
+/// As [`check_block`], without checking again the signatures that `known` remembers.
+///
+/// # Errors
+/// As [`check_block`].
+pub fn check_block_knowing(
+    view: &dyn KvRead,
+    block: &Block,
+    now: TimeMs,
+    known: &dyn Known,
+) -> Result<CheckOutcome, StateError> {
     let drift_ms = state::params(view)?.clock_drift_ms;
-    let applied = apply_block(view, block);
+    let applied = apply_block_knowing(view, block, known);
     let time = block.header.time_ms;
     match applied {
         Ok(_) if time > now.plus(drift_ms) => Ok(CheckOutcome::Withhold(Withheld::Clock { time, now, drift_ms })),
@@ -305,6 +334,14 @@ fn check_last_commit(view: &dyn KvRead, head: &Head, block: &Block) -> Result<()
 /// # Errors
 /// [`ApplyError`].
 pub fn apply_block(view: &dyn KvRead, block: &Block) -> Result<Executed, ApplyError> {
+    apply_block_knowing(view, block, &Nothing)
+}
+
+/// As [`apply_block`], without checking again the signatures that `known` remembers.
+///
+/// # Errors
+/// As [`apply_block`].
+pub fn apply_block_knowing(view: &dyn KvRead, block: &Block, known: &dyn Known) -> Result<Executed, ApplyError> {
     let head = state::head(view)?;
     let expected = head.height.next();
     if block.header.height != expected {
@@ -322,7 +359,7 @@ pub fn apply_block(view: &dyn KvRead, block: &Block) -> Result<Executed, ApplyEr
     check_last_commit(view, &head, block)?;
     let header = &block.header;
     let context = Context::new(view, header.height, header.time_ms, &header.proposer, header.seed)?;
-    let mut exec = Exec::new(view, &context);
+    let mut exec = Exec::new(view, &context, known);
     exec.begin()?;
     for (index, tx) in block.transactions.iter().enumerate() {
         exec.try_transaction(tx).map_err(|error| match error {

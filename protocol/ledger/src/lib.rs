@@ -17,6 +17,8 @@
 //! chain::validator_set(view, height) -> Option<ValidatorSet>     any height up to head + 2
 //! precheck::check_transaction(view, &tx, now)                    -> TxError with code, field, value, limit
 //! precheck::check_submission(view, &signed, now)                 the same before availability signatures exist
+//! precheck::Outlook                                              the same for many transactions on one view
+//! known::Known                                                   signatures verified before; the `*_knowing` calls take it
 //! assign::assign(view, &job, task) -> Option<Assignment>         the only way to learn who may prove
 //! explain::{job, prover}                                         the same, in words and fields for people
 //! query::*                                                       read models for RPC, vote subjects, audit
@@ -46,6 +48,7 @@ pub mod error;
 pub mod execute;
 pub mod explain;
 pub mod genesis;
+pub mod known;
 pub mod limits;
 pub mod money;
 pub mod precheck;
@@ -56,8 +59,8 @@ pub mod tree;
 
 pub use assign::{Assignment, Window, assign};
 pub use chain::{
-    ApplyError, BlockFault, Built, CheckOutcome, Withheld, apply_block, build_block, check_block, has_work, head,
-    validator_set,
+    ApplyError, BlockFault, Built, CheckOutcome, Withheld, apply_block, apply_block_knowing, build_block,
+    build_block_knowing, check_block, check_block_knowing, has_work, head, validator_set,
 };
 pub use error::{LedgerError, StateError, TxCode, TxError};
 pub use execute::{Event, Executed};

@@ -3,19 +3,73 @@
 
 use types::ids::TimeMs;
 use types::keys::PublicKey;
-use types::kv::KvRead;
+use types::kv::{KvRead, KvWrites};
 use types::transaction::{SignedTx, Transaction};
 
 use crate::error::{LedgerError, StateError};
 use crate::execute::{Context, Exec};
+use crate::known::{Known, Nothing};
 use crate::state;
 
-fn context(view: &dyn KvRead, now: TimeMs) -> Result<Context, StateError> {
-    let head = state::head(view)?;
-    let height = head.height.next();
-    let set = state::set_at(view, height)?.ok_or(StateError::Missing { record: "validator set record" })?;
-    let proposer = set.validators().first().map_or(PublicKey::new([0; 32]), |v| v.key);
-    Context::new(view, height, now.max(head.time_ms.plus(1)), &proposer, head.seed)
+/// The beginning of the next block on a view, made once for many transactions.
+pub struct Outlook {
+    context: Context,
+    begun: KvWrites,
+}
+
+/// What a sender's earlier transactions would write before the next one: one sender's prospect on one view.
+#[derive(Clone, Debug, Default)]
+pub struct Prospect {
+    /// The beginning of the block included; `None` before the first transaction.
+    writes: Option<KvWrites>,
+}
+
+impl Outlook {
+    /// The outlook of a block of time `now` (or just after the view's) on top of `view`.
+    ///
+    /// # Errors
+    /// [`LedgerError::State`].
+    pub fn new(view: &dyn KvRead, now: TimeMs) -> Result<Self, LedgerError> {
+        let head = state::head(view)?;
+        let height = head.height.next();
+        let set = state::set_at(view, height)?.ok_or(StateError::Missing { record: "validator set record" })?;
+        let proposer = set.validators().first().map_or(PublicKey::new([0; 32]), |v| v.key);
+        let context = Context::new(view, height, now.max(head.time_ms.plus(1)), &proposer, head.seed)?;
+        let mut exec = Exec::new(view, &context, &Nothing);
+        exec.begin()?;
+        let begun = exec.st.into_writes();
+        Ok(Self { context, begun })
+    }
+
+    /// Whether the block could hold `tx` after the transactions that `after` was given before; if so, `after` holds this one,
+    /// too. The view must be the outlook's.
+    ///
+    /// # Errors
+    /// [`LedgerError::Refused`] with code, field, value, limit and remedy; [`LedgerError::State`]. `after` is as before then.
+    pub fn admit(
+        &self,
+        view: &dyn KvRead,
+        after: &mut Prospect,
+        tx: &Transaction,
+        known: &dyn Known,
+    ) -> Result<(), LedgerError> {
+        let mut exec = Exec::new(view, &self.context, known);
+        exec.st.absorb(after.writes.take().unwrap_or_else(|| self.begun.clone()));
+        let result = exec.try_transaction(tx);
+        after.writes = Some(exec.st.into_writes());
+        result
+    }
+
+    /// As [`check_submission`].
+    ///
+    /// # Errors
+    /// As [`check_submission`].
+    fn submission(&self, view: &dyn KvRead, tx: &SignedTx) -> Result<(), LedgerError> {
+        let mut exec = Exec::new(view, &self.context, &Nothing);
+        exec.st.absorb(self.begun.clone());
+        exec.envelope(tx)?;
+        exec.submit(tx)
+    }
 }
 
 /// Whether a block of time `now` on top of the view could hold the transaction.
@@ -36,15 +90,13 @@ pub fn check_after(
     tx: &Transaction,
     now: TimeMs,
 ) -> Result<(), LedgerError> {
-    let context = context(view, now)?;
-    let mut exec = Exec::new(view, &context);
-    exec.begin()?;
+    let (outlook, mut after) = (Outlook::new(view, now)?, Prospect::default());
     for earlier in pending {
-        if let Err(LedgerError::State(error)) = exec.try_transaction(earlier) {
-            return Err(error.into());
+        if let Err(error @ LedgerError::State(_)) = outlook.admit(view, &mut after, earlier, &Nothing) {
+            return Err(error);
         }
     }
-    exec.try_transaction(tx)
+    outlook.admit(view, &mut after, tx, &Nothing)
 }
 
 /// As [`check_transaction`] for a job's submission before any validator has signed that it holds the input: what a
@@ -53,9 +105,5 @@ pub fn check_after(
 /// # Errors
 /// As [`check_transaction`].
 pub fn check_submission(view: &dyn KvRead, tx: &SignedTx, now: TimeMs) -> Result<(), LedgerError> {
-    let context = context(view, now)?;
-    let mut exec = Exec::new(view, &context);
-    exec.begin()?;
-    exec.envelope(tx)?;
-    exec.submit(tx)
+    Outlook::new(view, now)?.submission(view, tx)
 }

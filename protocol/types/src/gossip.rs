@@ -123,6 +123,9 @@ pub enum TxMessage {
         /// The signature.
         signature: AvailabilitySig,
     },
+    /// Several ready for a block, in an order that the ledger can follow: a message costs each node on its way far more than
+    /// a transfer's bytes.
+    Transactions(Vec<Transaction>),
 }
 
 impl Wire for TxMessage {

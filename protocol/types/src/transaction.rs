@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{Wire, encode_body};
 use crate::evidence::Evidence;
-use crate::ids::{Amount, BlobHash, GenesisHash, JobId, TimeMs, TxId};
+use crate::ids::{Amount, BlobHash, Digest, GenesisHash, JobId, TimeMs, TxId};
 use crate::job::JobSpec;
 use crate::keys::{PublicKey, SecretKey, Signature};
 use crate::limits::TX_BYTES_MAX;
@@ -212,6 +212,12 @@ impl SignedTx {
     /// The transaction's identity: hash of the signed content.
     pub fn id(&self) -> TxId {
         TxId::new(hash_parts("proofmesh tx-id v1", &[&encode_body(&self.content)]))
+    }
+
+    /// Hash over content and signature: what a verified signature is remembered by. The id will not do, because the same
+    /// content under another signature has the same id.
+    pub fn sealed(&self) -> Digest {
+        Digest::new(hash_parts("proofmesh sealed-tx v1", &[&encode_body(self)]))
     }
 
     /// Whether the sender signed it, for `genesis`.

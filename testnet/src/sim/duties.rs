@@ -247,6 +247,7 @@ impl SimNode {
             }
             Packet::Tx(bytes) => match TxMessage::from_bytes(&bytes).map_err(broken)? {
                 TxMessage::Transaction(tx) => self.take_tx(tx),
+                TxMessage::Transactions(txs) => txs.into_iter().try_for_each(|tx| self.take_tx(tx)),
                 TxMessage::Offer(_) | TxMessage::Availability { .. } => Ok(()),
             },
             Packet::Verdict(bytes) => {

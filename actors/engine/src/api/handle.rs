@@ -139,11 +139,12 @@ impl EngineHandle {
             _ => None,
         };
         let mut chain = self.wiring.chain.clone();
-        if let TxStatus::Decided { height } = self.tx_status(id).await? {
-            return Ok(SubmitView { tx_id: id, status: TxStatus::Decided { height }, job_id });
-        }
+        let answer = |status| SubmitView { tx_id: id, status, job_id };
         match &tx.content.action {
             Action::SubmitJob(spec) => {
+                if let Some(decided) = self.decided(id).await? {
+                    return Ok(answer(decided));
+                }
                 let blobs = std::iter::once(("program", spec.program)).chain(spec.args.map(|a| ("args", a)));
                 for (field, blob) in blobs {
                     self.need_blob(field, &blob)?;
@@ -153,18 +154,30 @@ impl EngineHandle {
             }
             _ => {
                 let tx = Box::new(Transaction::Signed(tx));
-                self.ask(&self.wiring.mail.mempool, |reply| MempoolMsg::Submit { tx, reply }).await??;
+                let taken = self.ask(&self.wiring.mail.mempool, |reply| MempoolMsg::Submit { tx, reply }).await?;
+                if let Err(refusal) = taken {
+                    // Sent again after its block: its nonce is used, by itself.
+                    return self.decided(id).await?.map(answer).ok_or(refusal);
+                }
             }
         }
         let deadline = tokio::time::Instant::now() + wait;
-        loop {
-            if let TxStatus::Decided { height } = self.tx_status(id).await? {
-                return Ok(SubmitView { tx_id: id, status: TxStatus::Decided { height }, job_id });
+        // Who does not wait is answered at once: that the transaction waits here is known.
+        while !wait.is_zero() {
+            if let Some(decided) = self.decided(id).await? {
+                return Ok(answer(decided));
             }
             if !matches!(tokio::time::timeout_at(deadline, chain.changed()).await, Ok(Ok(()))) {
-                return Ok(SubmitView { tx_id: id, status: TxStatus::Pending, job_id });
+                break;
             }
         }
+        Ok(answer(TxStatus::Pending))
+    }
+
+    /// The status of a transaction that is in a block.
+    async fn decided(&self, id: TxId) -> Result<Option<TxStatus>, ApiError> {
+        let location = self.read(move |w, _| Ok(w.store.tx(&id)?)).await?;
+        Ok(location.map(|location| TxStatus::Decided { height: location.height }))
     }
 
     fn need_blob(&self, field: &str, blob: &BlobRef) -> Result<(), ApiError> {
@@ -192,8 +205,8 @@ impl EngineHandle {
     /// # Errors
     /// `internal` when the store fails.
     pub async fn tx_status(&self, id: TxId) -> Result<TxStatus, ApiError> {
-        if let Some(location) = self.read(move |w, _| Ok(w.store.tx(&id)?)).await? {
-            return Ok(TxStatus::Decided { height: location.height });
+        if let Some(decided) = self.decided(id).await? {
+            return Ok(decided);
         }
         let waits = self.ask(&self.wiring.mail.mempool, |reply| MempoolMsg::Has { id, reply }).await?
             || self.ask(&self.wiring.mail.availability, |reply| AvailabilityMsg::Has { id, reply }).await?;

@@ -5,27 +5,28 @@
 //! out what was included or can't be any more. Restart: starts empty; senders and peers send again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ledger::{LedgerError, TxCode};
-use network::{GossipMessage, MessageId, Verdict as Judgement};
+use network::{MessageId, Verdict as Judgement};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
-use types::gossip::TxMessage;
 use types::ids::{TimeMs, TxId};
 use types::keys::{PublicKey, SecretKey};
 use types::transaction::{Action, SenderTx, Transaction};
 
 use crate::api::ApiError;
-use crate::mailbox::Letter;
+use crate::app::ahead::{Ahead, Queue};
+use crate::app::outbox::{Due, Outbox, PAUSE};
+use crate::mailbox::{Letter, Sent};
 use crate::safety::consensus::ConsensusMsg;
-use crate::wiring::{ChainView, Wiring};
+use crate::wiring::Wiring;
 
 /// Transactions held.
 pub(crate) const HELD_MAX: usize = 16_384;
 /// Of these, room kept for certificates and evidence, which must get into a block when users flood the pool.
 const UNSIGNED_RESERVED: usize = 1_024;
-/// Transactions held of one sender. Admitting one executes those before it, so this bounds the work a sender can cause.
+/// Transactions held of one sender. The first one admitted after a block executes those before it again, so this bounds the
+/// work a sender can cause.
 pub(crate) const PER_SENDER_MAX: usize = 64;
 /// Transactions offered to one block; the block's own limits cut further.
 const OFFERED_MAX: usize = 4_096;
@@ -36,12 +37,12 @@ pub(crate) type Admission = Result<TxId, ApiError>;
 /// Messages.
 #[derive(Debug)]
 pub(crate) enum MempoolMsg {
-    /// From gossip; to be judged.
+    /// From gossip, in one message; to be judged as one.
     Gossip {
         /// For the judgement.
         id: MessageId,
-        /// The transaction.
-        tx: Box<Transaction>,
+        /// The transactions.
+        txs: Vec<Transaction>,
     },
     /// From this node: an RPC client, a certificate, evidence. Published when admitted.
     Own {
@@ -86,7 +87,9 @@ pub(crate) enum MempoolMsg {
         reply: oneshot::Sender<bool>,
     },
     /// A block was applied.
-    Head(Arc<ChainView>),
+    Head,
+    /// The outbox has paused long enough.
+    PauseOver,
 }
 
 /// The actor.
@@ -98,10 +101,14 @@ pub(crate) struct Mempool;
 pub(crate) struct MempoolState {
     wiring: Wiring,
     /// By sender and nonce.
-    signed: BTreeMap<PublicKey, BTreeMap<u64, (TxId, Transaction)>>,
+    signed: BTreeMap<PublicKey, Queue>,
     /// Certificates and evidence, by id.
     unsigned: BTreeMap<TxId, Transaction>,
     ids: BTreeMap<TxId, Option<(PublicKey, u64)>>,
+    ahead: Ahead,
+    outbox: Outbox,
+    /// Consensus knows that the block after the last applied one has work.
+    told: bool,
 }
 
 impl Actor for Mempool {
@@ -111,7 +118,15 @@ impl Actor for Mempool {
 
     async fn pre_start(&self, myself: ActorRef<Self::Msg>, wiring: Wiring) -> Result<MempoolState, ActorProcessingErr> {
         wiring.mail.mempool.attach(myself);
-        Ok(MempoolState { wiring, signed: BTreeMap::new(), unsigned: BTreeMap::new(), ids: BTreeMap::new() })
+        Ok(MempoolState {
+            wiring,
+            signed: BTreeMap::new(),
+            unsigned: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            ahead: Ahead::default(),
+            outbox: Outbox::default(),
+            told: false,
+        })
     }
 
     async fn handle(
@@ -121,14 +136,8 @@ impl Actor for Mempool {
         state: &mut MempoolState,
     ) -> Result<(), ActorProcessingErr> {
         match letter.message {
-            MempoolMsg::Gossip { id, tx } => {
-                let judgement = match admit(state, *tx) {
-                    Ok((_, true)) => Judgement::Accept,
-                    Ok((_, false)) => Judgement::Ignore,
-                    // A signature that fails here fails everywhere; every other refusal may be a matter of time.
-                    Err(error) if error.code == TxCode::BadSignature.name() => Judgement::Reject,
-                    Err(_) => Judgement::Ignore,
-                };
+            MempoolMsg::Gossip { id, txs } => {
+                let judgement = take_in(state, txs);
                 state.wiring.net.report(id, judgement);
             }
             MempoolMsg::Own { tx } => {
@@ -153,7 +162,11 @@ impl Actor for Mempool {
             MempoolMsg::Has { id, reply } => {
                 reply.send(state.ids.contains_key(&id)).ok();
             }
-            MempoolMsg::Head(view) => sweep(state, &view),
+            MempoolMsg::Head => sweep(state),
+            MempoolMsg::PauseOver => {
+                let due = state.outbox.pause_over();
+                publish(&state.wiring, due);
+            }
         }
         state.wiring.metrics.mempool.set(i64::try_from(state.ids.len()).unwrap_or(i64::MAX));
         Ok(())
@@ -161,12 +174,56 @@ impl Actor for Mempool {
 }
 
 fn admit_and_publish(state: &mut MempoolState, tx: Transaction) -> Admission {
-    let message = TxMessage::Transaction(tx.clone());
+    let copy = tx.clone();
     let (id, new) = admit(state, tx)?;
     if new {
-        state.wiring.net.publish(&GossipMessage::Tx(Box::new(message)));
+        let due = state.outbox.push(copy);
+        publish(&state.wiring, due);
     }
     Ok(id)
+}
+
+fn publish(wiring: &Wiring, due: Due) {
+    for message in &due.messages {
+        wiring.net.publish(message);
+    }
+    if due.pause {
+        let mailbox = wiring.mail.mempool.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(PAUSE).await;
+            let _closed = mailbox.send_owed(MempoolMsg::PauseOver);
+        });
+    }
+}
+
+/// Takes in what a gossip message brings. It is forwarded as it is when all of it is good and some of it new; when only part
+/// of it is, that part goes on in a message of this node's own.
+fn take_in(state: &mut MempoolState, txs: Vec<Transaction>) -> Judgement {
+    let (mut fresh, mut judgement) = (vec![], Judgement::Accept);
+    for tx in txs {
+        let copy = tx.clone();
+        match admit(state, tx) {
+            Ok((_, true)) => fresh.push(copy),
+            Ok((_, false)) => {}
+            // A signature that fails here fails everywhere; every other refusal may be a matter of time.
+            Err(error) if error.code == TxCode::BadSignature.name() => {
+                judgement = Judgement::Reject;
+                break;
+            }
+            Err(_) => judgement = Judgement::Ignore,
+        }
+    }
+    match judgement {
+        Judgement::Accept if fresh.is_empty() => return Judgement::Ignore,
+        Judgement::Accept => {}
+        Judgement::Ignore | Judgement::Reject => {
+            for tx in fresh {
+                let due = state.outbox.push(tx);
+                publish(&state.wiring, due);
+            }
+        }
+    }
+    judgement
 }
 
 /// Takes a transaction in; whether it is new.
@@ -179,32 +236,30 @@ fn admit(state: &mut MempoolState, tx: Transaction) -> Result<(TxId, bool), ApiE
         return Err(full("transactions waiting on this node", state.ids.len(), HELD_MAX));
     }
     check_place(state, &tx)?;
-    let view = state.wiring.view();
-    let now = view.head.time_ms;
-    match tx.signed().map(|s| s.content.sender) {
-        // Earlier transactions of the sender that wait here come before it in the block.
-        Some(sender) => {
-            let nonce = tx.signed().map_or(0, |s| s.content.nonce);
-            let own = state.signed.get(&sender).map(|own| own.range(..nonce).map(|(_, (_, tx))| tx.clone()).collect());
-            let pending: Vec<Transaction> = own.unwrap_or_default();
-            ledger::precheck::check_after(&view.state, &pending, &tx, now)?;
-        }
-        None => ledger::precheck::check_transaction(&view.state, &tx, now)?,
-    }
-    let place = match tx.signed().map(|s| (s.content.sender, s.content.nonce)) {
+    let (view, known) = (state.wiring.view(), state.wiring.verified.as_ref());
+    let place = tx.signed().map(|s| (s.content.sender, s.content.nonce));
+    match place {
         Some((sender, nonce)) => {
+            let nothing = Queue::new();
+            let own = state.signed.get(&sender).unwrap_or(&nothing);
+            state.ahead.check_after((&view.state, &view.head), own, (sender, nonce), &tx, known)?;
             state.signed.entry(sender).or_default().insert(nonce, (id, tx));
-            Some((sender, nonce))
         }
         None => {
+            state.ahead.check_alone((&view.state, &view.head), &tx, known)?;
             state.unsigned.insert(id, tx);
-            None
         }
-    };
+    }
     state.ids.insert(id, place);
-    // Work may be what the next block waits for. A full mailbox means consensus is busy anyway.
-    let _busy = state.wiring.mail.consensus.send(ConsensusMsg::Work);
+    tell_consensus(state);
     Ok((id, true))
+}
+
+/// The next block has work. Told once a block; a full mailbox means that consensus is busy anyway.
+fn tell_consensus(state: &mut MempoolState) {
+    if !state.told {
+        state.told = state.wiring.mail.consensus.send(ConsensusMsg::Work) == Sent::Accepted;
+    }
 }
 
 /// What is cheap to refuse, before anything is executed: a taken or far nonce, too many of a sender, a false signature.
@@ -221,7 +276,7 @@ fn check_place(state: &MempoolState, tx: &Transaction) -> Result<(), ApiError> {
             return Err(full("transactions of one sender waiting on this node", own.len(), PER_SENDER_MAX));
         }
     }
-    if !signed.verify(&state.wiring.genesis_hash) {
+    if !state.wiring.verified.verify(signed) {
         let message = "the signature does not verify for the sender and this chain; sign it again";
         return Err(ApiError::field(
             TxCode::BadSignature.name(),
@@ -269,24 +324,33 @@ fn offer(state: &MempoolState) -> Vec<Transaction> {
     out
 }
 
-/// Drops what was included or can't be any more.
-fn sweep(state: &mut MempoolState, view: &ChainView) {
+/// Drops what was included or can't be any more, and tells consensus if the next block could hold something of the rest.
+fn sweep(state: &mut MempoolState) {
+    let (view, known) = (state.wiring.view(), state.wiring.verified.as_ref());
+    let mut refused = |tx: &Transaction| {
+        let said = state.ahead.check_alone((&view.state, &view.head), tx, known);
+        // A state that can't be read says nothing about the transaction.
+        matches!(said, Err(LedgerError::Refused(_)))
+    };
     let now = view.head.time_ms;
-    let mut gone = Vec::new();
+    let (mut gone, mut ready) = (Vec::new(), false);
     for (sender, own) in &state.signed {
         let nonce = ledger::query::account(&view.state, sender).map_or(0, |a| a.nonce);
         for (n, (id, tx)) in own {
             let expired = tx.signed().is_some_and(|s| s.content.expires_ms <= now);
             // The check against the state is dear; only the next in line can be included next.
-            let refused = *n == nonce && ledger::precheck::check_transaction(&view.state, tx, now).is_err();
-            if *n < nonce || expired || refused {
+            let next = *n == nonce && !expired;
+            let out = next && refused(tx);
+            ready |= next && !out;
+            if *n < nonce || expired || out {
                 gone.push(*id);
             }
         }
     }
     for (id, tx) in &state.unsigned {
-        if ledger::precheck::check_transaction(&view.state, tx, now).is_err() {
-            gone.push(*id);
+        match refused(tx) {
+            true => gone.push(*id),
+            false => ready = true,
         }
     }
     for id in gone {
@@ -304,5 +368,9 @@ fn sweep(state: &mut MempoolState, view: &ChainView) {
             }
             None => {}
         }
+    }
+    state.told = false;
+    if ready {
+        tell_consensus(state);
     }
 }

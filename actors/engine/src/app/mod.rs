@@ -1,8 +1,10 @@
 //! The app subtree: everything that follows decided blocks and may be lost and rebuilt.
 
+pub(crate) mod ahead;
 pub(crate) mod availability;
 pub(crate) mod blobs;
 pub(crate) mod mempool;
+pub(crate) mod outbox;
 pub(crate) mod prover;
 pub(crate) mod scheduler;
 pub(crate) mod verifier;

@@ -19,6 +19,7 @@ use crate::app::scheduler::SchedulerMsg;
 use crate::app::votes::VotesMsg;
 use crate::mailbox::{Letter, Sent};
 use crate::net::sync::SyncMsg;
+use crate::verified::Verified;
 use crate::wiring::{ChainView, Wiring, wall_clock};
 
 /// Longest wait for the mempool's offer; a block without transactions is better than none.
@@ -69,10 +70,11 @@ pub(crate) fn build(wiring: &Wiring, consensus: &ActorRef<Letter<ConsensusMsg>>,
             }
             Sent::Full | Sent::Closed => Vec::new(),
         };
+        let known = Arc::clone(&wiring.verified);
         let built = tokio::task::spawn_blocking(move || {
-            let built =
-                ledger::build_block(&view.state, view.certificate.as_ref(), proposer, wall_clock(), &candidates)?;
-            let executed = ledger::apply_block(&view.state, &built.block)?;
+            let (last, known) = (view.certificate.as_ref(), known.as_ref());
+            let built = ledger::build_block_knowing(&view.state, last, proposer, wall_clock(), &candidates, known)?;
+            let executed = ledger::apply_block_knowing(&view.state, &built.block, known)?;
             Ok::<_, ledger::ApplyError>((built, executed))
         });
         match built.await {
@@ -119,7 +121,8 @@ pub(crate) fn check(wiring: &Wiring, consensus: &ActorRef<Letter<ConsensusMsg>>,
                 if view.head.height.next() != height {
                     return;
                 }
-                tokio::task::spawn_blocking(move || examine(&view, &body, certified)).await
+                let known = Arc::clone(&wiring.verified);
+                tokio::task::spawn_blocking(move || examine(&view, &body, certified, &known)).await
             }
         };
         match outcome {
@@ -132,16 +135,16 @@ pub(crate) fn check(wiring: &Wiring, consensus: &ActorRef<Letter<ConsensusMsg>>,
     });
 }
 
-fn examine(view: &ChainView, block: &Block, certified: bool) -> Checked {
+fn examine(view: &ChainView, block: &Block, certified: bool, known: &Verified) -> Checked {
     if certified {
-        return match ledger::apply_block(&view.state, block) {
+        return match ledger::apply_block_knowing(&view.state, block, known) {
             Ok(executed) => Checked::Valid(executed),
             Err(ledger::ApplyError::Invalid(why)) => Checked::Invalid(why.to_string()),
             Err(ledger::ApplyError::Withheld(why)) => Checked::Withhold(why.to_string()),
             Err(ledger::ApplyError::State(error)) => Checked::Failed(error.to_string()),
         };
     }
-    match ledger::check_block(&view.state, block, wall_clock()) {
+    match ledger::check_block_knowing(&view.state, block, wall_clock(), known) {
         Ok(CheckOutcome::Valid(executed)) => Checked::Valid(*executed),
         Ok(CheckOutcome::Invalid(why)) => Checked::Invalid(why.to_string()),
         Ok(CheckOutcome::Withhold(why)) => Checked::Withhold(why.to_string()),
@@ -183,7 +186,7 @@ pub(crate) fn announce(wiring: &Wiring, view: &Arc<ChainView>, changed_jobs: &[J
     use crate::api::views::Event;
     let mail = &wiring.mail;
     // Each actor gets one notice a block, and drops what it has not read when the next is there: none of these may be lost.
-    let _closed = mail.mempool.send_owed(MempoolMsg::Head(Arc::clone(view)));
+    let _closed = mail.mempool.send_owed(MempoolMsg::Head);
     let _closed = mail.availability.send_owed(AvailabilityMsg::Head);
     let _closed = mail.votes.send_owed(VotesMsg::Head(Arc::clone(view)));
     let _closed =

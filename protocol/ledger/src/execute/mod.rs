@@ -23,6 +23,7 @@ use types::validator::ValidatorSet;
 use types::verdict::{Check, VoteSubject};
 
 use crate::error::{LedgerError, StateError, TxCode, TxError};
+use crate::known::Known;
 use crate::limits::{CERTIFY_PER_BLOCK_MAX, EVIDENCE_PER_BLOCK_MAX};
 use crate::state::records::{Account, Head};
 use crate::state::{self, Overlay, keys};
@@ -225,19 +226,20 @@ pub(crate) struct Exec<'a> {
     pub(crate) st: Overlay<'a>,
     pub(crate) ctx: &'a Context,
     pub(crate) events: Vec<Event>,
+    known: &'a dyn Known,
     certified: usize,
     evidence: usize,
 }
 
 impl<'a> Exec<'a> {
-    pub(crate) fn new(view: &'a dyn KvRead, ctx: &'a Context) -> Self {
-        Self { st: Overlay::new(view), ctx, events: Vec::new(), certified: 0, evidence: 0 }
+    pub(crate) fn new(view: &'a dyn KvRead, ctx: &'a Context, known: &'a dyn Known) -> Self {
+        Self { st: Overlay::new(view), ctx, events: Vec::new(), known, certified: 0, evidence: 0 }
     }
 
     /// Executes one transaction; if it is refused, nothing of it remains.
     pub(crate) fn try_transaction(&mut self, tx: &Transaction) -> Result<(), LedgerError> {
         let (writes, events) = {
-            let mut inner = Exec::new(&self.st, self.ctx);
+            let mut inner = Exec::new(&self.st, self.ctx, self.known);
             (inner.certified, inner.evidence) = (self.certified, self.evidence);
             inner.transaction(tx)?;
             (inner.st.into_writes(), inner.events)
@@ -347,7 +349,7 @@ impl<'a> Exec<'a> {
                 "send the transactions before it first",
             );
         }
-        if !tx.verify(&self.ctx.genesis) {
+        if !self.known.verified(tx) && !tx.verify(&self.ctx.genesis) {
             let value = content.sender.to_string();
             return refuse(
                 TxCode::BadSignature,

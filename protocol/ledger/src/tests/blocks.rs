@@ -4,10 +4,11 @@ use types::Wire;
 use types::block::{Block, Header, transactions_root};
 use types::ids::{Amount, BlockId, Digest, GenesisHash, Height, StateRoot, TimeMs};
 use types::limits::BLOCK_BYTES_MAX;
-use types::transaction::{Action, Transaction};
+use types::transaction::{Action, SignedTx, Transaction};
 
-use crate::chain::{ApplyError, BlockFault, CheckOutcome, Withheld, apply_block};
-use crate::precheck::{check_after, check_submission, check_transaction};
+use crate::chain::{ApplyError, BlockFault, CheckOutcome, Withheld, apply_block, apply_block_knowing};
+use crate::known::{Known, Nothing};
+use crate::precheck::{Outlook, Prospect, check_after, check_submission, check_transaction};
 use crate::testkit::*;
 use crate::{LedgerError, TxCode, state, tree};
 
@@ -219,4 +220,65 @@ fn the_precheck_names_code_field_value_and_limit() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), TxCode::ALL.len());
+}
+
+/// Remembers exactly the transactions it was given.
+struct Remembered(Vec<SignedTx>);
+
+impl Known for Remembered {
+    fn verified(&self, tx: &SignedTx) -> bool {
+        self.0.contains(tx)
+    }
+}
+
+#[test]
+fn an_outlook_takes_a_senders_transactions_one_after_the_other_and_forgets_refused_ones() {
+    let c = Chain::new();
+    let pay = |nonce, amount| {
+        let action = Action::Transfer { to: user(2).public(), amount: Amount(amount) };
+        Transaction::Signed(c.sign_with(&user(1), nonce, action))
+    };
+    let outlook = Outlook::new(&c.kv, c.now.plus(1)).unwrap();
+    let mut after = Prospect::default();
+    let mut admit = |tx: &Transaction| match outlook.admit(&c.kv, &mut after, tx, &Nothing) {
+        Ok(()) => None,
+        Err(LedgerError::Refused(error)) => Some(error.code()),
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(admit(&pay(1, 5)), Some(TxCode::NonceGap));
+    assert_eq!(admit(&pay(0, 60_000)), None);
+    assert_eq!(admit(&pay(0, 1)), Some(TxCode::NonceUsed));
+    // The credits of the first are gone, and the refused second try took none.
+    assert_eq!(admit(&pay(1, 60_000)), Some(TxCode::Balance));
+    assert_eq!(admit(&pay(1, 39_998)), None);
+    assert_eq!(admit(&pay(2, 1)), Some(TxCode::Balance));
+    assert_eq!(c.balance(&user(1)), 100_000);
+}
+
+#[test]
+fn a_signature_is_checked_unless_it_is_known_with_its_content() {
+    let c = Chain::new();
+    let good = c.sign(&user(1), Action::Transfer { to: user(2).public(), amount: Amount(5) });
+    let forged = SignedTx { signature: types::keys::Signature::new([9; 64]), ..good.clone() };
+    let build = |tx: &SignedTx, known: &dyn Known| {
+        let candidates = [Transaction::Signed(tx.clone())];
+        crate::build_block_knowing(&c.kv, None, c.proposer(), c.now.plus(1), &candidates, known).unwrap()
+    };
+    let known = Remembered(vec![good.clone()]);
+    // What a caller claims to have verified is not verified again: this is what saves the time.
+    let claimed = Remembered(vec![forged.clone()]);
+    let cases: [(&SignedTx, &dyn Known, usize); 5] = [
+        (&good, &Nothing, 1),
+        (&good, &known, 1),
+        (&forged, &Nothing, 0),
+        (&forged, &known, 0),
+        (&forged, &claimed, 1),
+    ];
+    for (tx, known, taken) in cases {
+        assert_eq!(build(tx, known).block.transactions.len(), taken);
+    }
+    // Nodes that do not share the memory agree on a block whose signatures are good.
+    let block = build(&good, &known).block;
+    let (with, without) = (apply_block_knowing(&c.kv, &block, &known), apply_block(&c.kv, &block));
+    assert_eq!(with.unwrap().state_root, without.unwrap().state_root);
 }
