@@ -160,6 +160,8 @@ pub(crate) struct ConsensusState {
     pace: Option<(u64, JoinHandle<()>)>,
     started_ms: TimeMs,
     executed: VecDeque<(BlockId, Executed)>,
+    /// Blocks being fetched, as many as the machine wants: at most its candidates of a height.
+    fetching: BTreeMap<BlockId, JoinHandle<()>>,
 }
 
 impl Actor for Consensus {
@@ -181,6 +183,7 @@ impl Actor for Consensus {
             pace: None,
             started_ms: TimeMs(0),
             executed: VecDeque::new(),
+            fetching: BTreeMap::new(),
         })
     }
 
@@ -334,7 +337,7 @@ async fn carry_out(
             Output::CheckBlock { height, round, block, certified } => {
                 check(state, height, round, block, certified, Duration::ZERO);
             }
-            Output::FetchBlock { height, block } => blocks::fetch(&state.args.wiring, height, block),
+            Output::FetchBlock { height, block } => fetch(state, height, block),
             Output::Decided(decided) => decision = Some(decided),
             Output::Evidence(evidence) => {
                 tracing::warn!(offender = %evidence.offender(), height = %evidence.height(), "equivocation seen");
@@ -354,6 +357,14 @@ async fn carry_out(
         }
     }
     Ok(decision)
+}
+
+/// Fetches a block, unless that is under way.
+fn fetch(state: &mut ConsensusState, height: Height, block: BlockId) {
+    state.fetching.retain(|_, task| !task.is_finished());
+    if !state.fetching.contains_key(&block) {
+        state.fetching.insert(block, blocks::fetch(&state.args.wiring, height, block));
+    }
 }
 
 fn cancel_timers(state: &mut ConsensusState) {
@@ -487,6 +498,7 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
     };
     let (head, snapshot) = state.args.writer.commit(commit).await?;
     cancel_timers(state);
+    std::mem::take(&mut state.fetching).into_values().for_each(|task| task.abort());
     let view = Arc::new(blocks::view(snapshot, Some(certificate), head.state_root, wall_clock())?);
     let m = &state.args.wiring.metrics;
     m.height.set(i64::try_from(height.0).unwrap_or(i64::MAX));

@@ -417,9 +417,10 @@ impl Machine {
         self.inner.candidates.get(&block).map(|c| Arc::clone(&c.block))
     }
 
-    /// Blocks of the current height that were named but whose bytes are missing.
+    /// Blocks of the current height that were named, or decided, but whose bytes are missing.
     pub fn wanted_blocks(&self) -> Vec<BlockId> {
-        self.inner.wanted.keys().copied().collect()
+        let decided = self.inner.undelivered.as_ref().map(|c| c.block);
+        decided.into_iter().chain(self.inner.wanted.keys().copied()).collect()
     }
 
     /// Votes held for heights to come.
