@@ -22,6 +22,9 @@ mod reads;
 mod safety;
 mod start;
 mod supervisor;
+mod task;
+#[cfg(test)]
+mod testkit;
 mod wiring;
 
 pub use api::{ApiError, BlobUpload, EngineHandle};

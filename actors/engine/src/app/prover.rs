@@ -201,9 +201,9 @@ fn begin(state: &mut ProverState, turn: Turn) {
 async fn prove(args: &ProverArgs, worker: &Worker, turn: &Turn) -> Result<Claim, Failure> {
     let input =
         |e: blobs::BlobError| Failure::Decline { reason: DeclineReason::Input, detail: e.to_string(), pause: false };
-    let program = blobs::ensure(&args.wiring, turn.spec.program.hash, None, FETCH_LIMIT).await.map_err(input)?;
+    let program = blobs::ensure(&args.wiring, turn.spec.program, None, FETCH_LIMIT).await.map_err(input)?;
     let arguments = match turn.spec.args {
-        Some(blob) => Some(blobs::ensure(&args.wiring, blob.hash, None, FETCH_LIMIT).await.map_err(input)?),
+        Some(blob) => Some(blobs::ensure(&args.wiring, blob, None, FETCH_LIMIT).await.map_err(input)?),
         None => None,
     };
     let request = ProveRequest {

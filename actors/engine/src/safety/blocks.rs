@@ -7,7 +7,7 @@ use ledger::{CheckOutcome, Executed};
 use ractor::{ActorProcessingErr, ActorRef};
 use storage::Snapshot;
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use types::block::Block;
 use types::ids::{BlockId, Height, JobId, Round, StateRoot, TimeMs};
 use types::rpc_sync::{Request, Response};
@@ -20,6 +20,7 @@ use crate::app::scheduler::SchedulerMsg;
 use crate::app::votes::VotesMsg;
 use crate::mailbox::{Letter, Sent};
 use crate::net::sync::SyncMsg;
+use crate::task::Task;
 use crate::wiring::{ChainView, Wiring, wall_clock};
 
 /// Longest wait for the mempool's offer; a block without transactions is better than none.
@@ -169,9 +170,9 @@ pub(crate) async fn apply(view: &Arc<ChainView>, block: Block) -> Result<Execute
 
 /// Asks peers for the bytes of a proposed block, again and again with back-off, until they come or the height is over. The
 /// task may be ended at any time.
-pub(crate) fn fetch(wiring: &Wiring, height: Height, block: BlockId) -> JoinHandle<()> {
+pub(crate) fn fetch(wiring: &Wiring, height: Height, block: BlockId) -> Task {
     let wiring = wiring.clone();
-    tokio::spawn(async move {
+    Task::spawn(async move {
         let (mut wait, mut go) = (FETCH_AGAIN, 0usize);
         while wiring.view().head.height < height {
             if let Some(found) = fetch_once(&wiring, height, block, go).await {

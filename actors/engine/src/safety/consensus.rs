@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::{Acceptance, Ignored, Input, Machine, Output, TimerId};
+use consensus::guard::Refusal;
+use consensus::{Acceptance, GuardRecord, Ignored, Input, Machine, Output, TimerId};
 use ledger::Executed;
 use network::{GossipMessage, MessageId, Verdict};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -30,6 +31,7 @@ use super::{blocks, pacing};
 use crate::app::mempool::MempoolMsg;
 use crate::mailbox::Letter;
 use crate::reads;
+use crate::task::Task;
 use crate::wiring::{ChainView, Wiring, wall_clock};
 
 /// Executed proposals kept for their commit; a height rarely sees more than two.
@@ -112,7 +114,7 @@ pub(crate) enum ConsensusMsg {
     SignVerdict {
         /// The verdict.
         vote: Box<ProofVote>,
-        /// The signed verdict; `None` when the slot holds another.
+        /// The signed verdict, or the one that fills the slot already; `None` when nothing may be signed there.
         reply: oneshot::Sender<Option<Box<SignedProofVote>>>,
     },
     /// What is known of a height's votes, for a peer.
@@ -161,7 +163,7 @@ pub(crate) struct ConsensusState {
     started_ms: TimeMs,
     executed: VecDeque<(BlockId, Executed)>,
     /// Blocks being fetched, as many as the machine wants: at most its candidates of a height.
-    fetching: BTreeMap<BlockId, JoinHandle<()>>,
+    fetching: BTreeMap<BlockId, Task>,
 }
 
 impl Actor for Consensus {
@@ -467,8 +469,13 @@ async fn sign_verdict(
             reply.send(Some(Box::new(signed))).ok();
         }
         Err(refusal) => {
-            tracing::info!(%refusal, "verdict not signed");
-            reply.send(None).ok();
+            // The vote that fills the slot may never have left; it is the only answer this node gives.
+            let known = match refusal {
+                Refusal::Conflict(slot) => state.args.machine.guard().signed(&slot).cloned(),
+                _ => None,
+            };
+            tracing::info!(%refusal, again = known.is_some(), "another verdict is not signed");
+            reply.send(if let Some(GuardRecord::Verdict(vote)) = known { Some(Box::new(vote)) } else { None }).ok();
         }
     }
     Ok(())
@@ -498,7 +505,7 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
     };
     let (head, snapshot) = state.args.writer.commit(commit).await?;
     cancel_timers(state);
-    std::mem::take(&mut state.fetching).into_values().for_each(|task| task.abort());
+    state.fetching.clear();
     let view = Arc::new(blocks::view(snapshot, Some(certificate), head.state_root, wall_clock())?);
     let m = &state.args.wiring.metrics;
     m.height.set(i64::try_from(height.0).unwrap_or(i64::MAX));
