@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use types::felt::Felt;
 use types::genesis::{Genesis, GenesisAccount, GenesisProver, GenesisValidator};
-use types::ids::{Amount, BlobHash, Height, JobId, Round};
+use types::ids::{Amount, BlobHash, Height, JobId, Round, TimeMs};
 use types::job::{
     BlobRef, HINT_PROCESSOR_VERSION, HashFunction, JobSpec, OutputRule, PROOF_SYSTEM_VERSION, ProgramKind,
 };
@@ -35,6 +35,10 @@ use crate::wiring::{ChainView, Mail, Wiring, wall_clock};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Wait after which what has not happened does not happen.
 pub(crate) const QUIET: Duration = Duration::from_millis(600);
+/// Age of genesis, ms: block time begins this far behind the clock.
+pub(crate) const AGE_MS: u64 = 7_200_000;
+/// Messages that may wait to be looked at; the sender then waits.
+const HEARD_MAX: usize = 256;
 /// Validators of the chain; this node is the first.
 const VALIDATORS: u8 = 4;
 
@@ -62,7 +66,7 @@ fn genesis() -> Genesis {
     let account = |key: SecretKey| GenesisAccount { account: key.public(), balance: Amount(100_000) };
     Genesis {
         chain_id: "one-node".into(),
-        time_ms: wall_clock(),
+        time_ms: TimeMs(wall_clock().0.saturating_sub(AGE_MS)),
         params: Params { voting_ms: 600_000, ..Params::standard() },
         validators: (1..=VALIDATORS)
             .map(|n| GenesisValidator {
@@ -143,8 +147,7 @@ impl TestChain {
     pub(crate) fn block_after(&self, ms: u64, candidates: &[Transaction]) -> Arc<ChainView> {
         let view = self.wiring.view();
         let (proposer, now) = (validator(1).public(), view.head.time_ms.plus(ms));
-        let built =
-            ledger::build_block(&view.state, view.certificate.as_ref(), proposer, now, candidates).unwrap();
+        let built = ledger::build_block(&view.state, view.certificate.as_ref(), proposer, now, candidates).unwrap();
         assert!(built.dropped.is_empty(), "{:?}", built.dropped);
         let executed = ledger::apply_block(&view.state, &built.block).unwrap();
         let mut certificate = CommitCertificate {
@@ -222,8 +225,8 @@ struct Listening<M>(std::marker::PhantomData<fn(M)>);
 
 impl<M: Send + 'static> Actor for Listening<M> {
     type Msg = Letter<M>;
-    type State = mpsc::UnboundedSender<M>;
-    type Arguments = (Mailbox<M>, mpsc::UnboundedSender<M>);
+    type State = mpsc::Sender<M>;
+    type Arguments = (Mailbox<M>, mpsc::Sender<M>);
 
     async fn pre_start(
         &self,
@@ -240,25 +243,25 @@ impl<M: Send + 'static> Actor for Listening<M> {
         letter: Self::Msg,
         out: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        out.send(letter.message).ok();
+        out.send(letter.message).await.ok();
         Ok(())
     }
 }
 
 /// What is sent to an address from now on.
-pub(crate) async fn listen<M: Send + 'static>(mailbox: &Mailbox<M>) -> mpsc::UnboundedReceiver<M> {
-    let (out, seen) = mpsc::unbounded_channel();
+pub(crate) async fn listen<M: Send + 'static>(mailbox: &Mailbox<M>) -> mpsc::Receiver<M> {
+    let (out, seen) = mpsc::channel(HEARD_MAX);
     Actor::spawn(None, Listening(std::marker::PhantomData), (mailbox.clone(), out)).await.unwrap();
     seen
 }
 
 /// The next message; it must come.
-pub(crate) async fn next<M>(seen: &mut mpsc::UnboundedReceiver<M>) -> M {
+pub(crate) async fn next<M>(seen: &mut mpsc::Receiver<M>) -> M {
     tokio::time::timeout(PATIENCE, seen.recv()).await.unwrap().unwrap()
 }
 
 /// That nothing more comes.
-pub(crate) async fn silent<M: std::fmt::Debug>(seen: &mut mpsc::UnboundedReceiver<M>) {
+pub(crate) async fn silent<M: std::fmt::Debug>(seen: &mut mpsc::Receiver<M>) {
     if let Ok(message) = tokio::time::timeout(QUIET, seen.recv()).await {
         panic!("unexpected: {message:?}");
     }

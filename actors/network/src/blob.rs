@@ -476,9 +476,7 @@ impl<'a, S: ChunkSink> Fetch<'a, S> {
         self.manifests_open = self.manifests_open.saturating_sub(1);
         let last = manifest.n_chunks().saturating_sub(1);
         match (result, self.options.bytes) {
-            (Ok(Response::BlobChunk(Some(part))), Some(expected))
-                if manifest.verify_chunk(&self.hash, last, &part) =>
-            {
+            (Ok(Response::BlobChunk(Some(part))), Some(expected)) if manifest.verify_chunk(&self.hash, last, &part) => {
                 Err(FetchError::Length { hash: self.hash, bytes: manifest.bytes, expected })
             }
             (Ok(Response::BlobChunk(Some(_))), _) => {

@@ -339,7 +339,7 @@ async fn execute(
 #[cfg(test)]
 mod tests {
     use consensus::Guard;
-    use tokio::sync::mpsc::UnboundedReceiver;
+    use tokio::sync::mpsc::Receiver;
 
     use super::*;
     use crate::testkit::{TestChain, listen, next, silent, validator};
@@ -366,7 +366,7 @@ mod tests {
     }
 
     /// Signs what is asked for next, as consensus does; with `None` it drops the question.
-    async fn sign(asked: &mut UnboundedReceiver<ConsensusMsg>, guard: Option<&mut Guard>) -> Verdict {
+    async fn sign(asked: &mut Receiver<ConsensusMsg>, guard: Option<&mut Guard>) -> Verdict {
         let ConsensusMsg::SignVerdict { vote, reply } = next(asked).await else { panic!("a verdict to sign") };
         let verdict = vote.verdict;
         if let Some(guard) = guard {

@@ -15,6 +15,7 @@ use types::vote::CommitCertificate;
 
 use super::consensus::ConsensusMsg;
 use crate::app::availability::AvailabilityMsg;
+use crate::app::fraud::FraudMsg;
 use crate::app::mempool::MempoolMsg;
 use crate::app::scheduler::SchedulerMsg;
 use crate::app::votes::VotesMsg;
@@ -224,6 +225,7 @@ pub(crate) fn announce(wiring: &Wiring, view: &Arc<ChainView>, changed_jobs: &[J
     let _closed = mail.mempool.send_owed(MempoolMsg::Head(Arc::clone(view)));
     let _closed = mail.availability.send_owed(AvailabilityMsg::Head);
     let _closed = mail.votes.send_owed(VotesMsg::Head(Arc::clone(view)));
+    let _closed = mail.fraud.send_owed(FraudMsg::Head(Arc::clone(view)));
     let _closed =
         mail.scheduler.send_owed(SchedulerMsg::Head { view: Arc::clone(view), changed: changed_jobs.to_vec() });
     let _closed = mail.sync.send_owed(SyncMsg::Applied);

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consensus::guard::Refusal;
-use consensus::{Acceptance, GuardRecord, Ignored, Input, Machine, Output, TimerId};
+use consensus::{Acceptance, Fatal, GuardRecord, Ignored, Input, Machine, Output, TimerId};
 use ledger::Executed;
 use network::{GossipMessage, MessageId, Verdict};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use storage::BlockCommit;
+use storage::{BlockCommit, SignedMessages};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use types::Wire;
@@ -25,12 +25,13 @@ use types::transaction::Transaction;
 use types::verdict::{ProofVote, SignedProofVote};
 use types::vote::{CommitCertificate, SignedProposal, SignedVote};
 
-use super::disk::DiskHandle;
+use super::disk::{DiskError, DiskHandle};
 use super::writer::WriterHandle;
 use super::{blocks, pacing};
-use crate::app::mempool::MempoolMsg;
+use crate::app::fraud::FraudMsg;
 use crate::mailbox::Letter;
 use crate::reads;
+use crate::supervisor::StopReason;
 use crate::task::Task;
 use crate::wiring::{ChainView, Wiring, wall_clock};
 
@@ -206,6 +207,10 @@ impl Actor for Consensus {
                 report(state, id, &acceptance);
                 // Late votes may convict their signer, and later certificates show that this node is behind: not forwarded,
                 // but the machine wants to see them.
+                if acceptance == Acceptance::Ignore(Ignored::OldHeight) {
+                    // The machine remembers a few heights of this run; the store remembers more.
+                    let _full = state.args.wiring.mail.fraud.send(FraudMsg::Late(message.clone()));
+                }
                 let late = matches!(acceptance, Acceptance::Ignore(Ignored::OldHeight | Ignored::LaterCertificate));
                 if late || acceptance == Acceptance::Accept {
                     feed(state, Input::Message { from: None, message: *message }).await?;
@@ -215,7 +220,11 @@ impl Actor for Consensus {
             ConsensusMsg::Proposal { id, message } => {
                 let acceptance = state.args.machine.classify_proposal(&message);
                 report(state, id, &acceptance);
-                if acceptance == Acceptance::Accept {
+                if acceptance == Acceptance::Ignore(Ignored::OldHeight) {
+                    let proposal = Box::new(message.proposal.clone());
+                    let _full = state.args.wiring.mail.fraud.send(FraudMsg::LateProposal(proposal));
+                    feed(state, Input::Proposal(*message)).await?;
+                } else if acceptance == Acceptance::Accept {
                     feed(state, Input::Proposal(*message)).await?;
                     follow(state).await?;
                 }
@@ -223,7 +232,8 @@ impl Actor for Consensus {
             ConsensusMsg::PeerVotes { votes, proposals } => {
                 for vote in votes {
                     let message = ConsensusMessage::Vote { vote, resend: 0 };
-                    if state.args.machine.classify(&message) == Acceptance::Accept {
+                    let known = state.args.machine.classify(&message);
+                    if matches!(known, Acceptance::Accept | Acceptance::Ignore(Ignored::OldHeight)) {
                         feed(state, Input::Message { from: None, message }).await?;
                     }
                 }
@@ -302,7 +312,12 @@ async fn follow(state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
 
 /// Feeds one input and carries out its outputs, and whatever follows from a decision.
 async fn feed(state: &mut ConsensusState, input: Input) -> Result<(), ActorProcessingErr> {
-    let outputs = state.args.machine.handle(wall_clock(), input)?;
+    let outputs = state.args.machine.handle(wall_clock(), input).inspect_err(|fatal| {
+        // What the log holds can't be true: that is damage, not a danger of signing twice.
+        if matches!(fatal, Fatal::WalRecord { .. } | Fatal::WalHeight { .. } | Fatal::ReplayDiverged { .. }) {
+            state.args.wiring.stop.stop(StopReason::Corruption(fatal.to_string()));
+        }
+    })?;
     if let Some(decided) = carry_out(state, outputs).await? {
         commit(state, decided).await?;
     }
@@ -342,13 +357,8 @@ async fn carry_out(
             Output::FetchBlock { height, block } => fetch(state, height, block),
             Output::Decided(decided) => decision = Some(decided),
             Output::Evidence(evidence) => {
-                tracing::warn!(offender = %evidence.offender(), height = %evidence.height(), "equivocation seen");
-                let _full = state
-                    .args
-                    .wiring
-                    .mail
-                    .mempool
-                    .send(MempoolMsg::Own { tx: Box::new(Transaction::Evidence(evidence)) });
+                // A full mailbox loses it here; other validators have seen it too.
+                let _full = state.args.wiring.mail.fraud.send(FraudMsg::Found(Box::new(evidence)));
             }
             Output::EnteredRound { height, round, proposer } => {
                 if round.0 > 0 {
@@ -509,6 +519,7 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
     let view = Arc::new(blocks::view(snapshot, Some(certificate), head.state_root, wall_clock())?);
     let m = &state.args.wiring.metrics;
     m.height.set(i64::try_from(height.0).unwrap_or(i64::MAX));
+    m.validators.set(i64::try_from(view.set.validators().len()).unwrap_or(i64::MAX));
     m.transactions.inc_by(n_transactions as u64);
     m.commit_seconds.observe(started.elapsed().as_secs_f64());
     m.block_seconds.observe(wall_clock().since(before.applied_ms) as f64 / 1000.0);
@@ -518,6 +529,9 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
         Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS)),
     );
     state.args.disk.prune(height.next(), Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS))).await?;
+    let (votes, proposals) = state.args.machine.votes_of(height);
+    let messages = SignedMessages { votes, proposals };
+    let _closed = state.args.wiring.mail.fraud.send_owed(FraudMsg::Decided { height, messages });
     let work = view.work;
     state.args.chain.send_replace(Arc::clone(&view));
     blocks::announce(&state.args.wiring, &view, &changed_jobs);
@@ -563,7 +577,11 @@ async fn start_height(state: &mut ConsensusState) -> Result<(), ActorProcessingE
     }
     let view = state.args.wiring.view();
     let height = view.head.height.next();
-    let replay = state.args.disk.start(height).await?;
+    let replay = state.args.disk.start(height).await.inspect_err(|error| {
+        if let DiskError::Corrupt(why) = error {
+            state.args.wiring.stop.stop(StopReason::Corruption(why.clone()));
+        }
+    })?;
     if replay.torn_bytes > 0 {
         tracing::warn!(%height, bytes = replay.torn_bytes, "the last record of the consensus log was torn and is cut");
     }

@@ -368,6 +368,9 @@ impl Machine {
             return Ok(());
         }
         let synced = self.inner.synced.filter(|(_, block)| *block == id);
+        if synced.is_none() {
+            self.inner.waits.ready(round, self.inner.now);
+        }
         let Some(candidate) = self.inner.candidates.get_mut(&id) else { return Ok(()) };
         if synced.is_some() && !valid {
             return Err(Fatal::CertifiedInvalid { height, block: id });

@@ -103,7 +103,7 @@ fn decided_without_body(keys: &[SecretKey]) -> (Machine, Block) {
         keys.iter().find(|k| k.public() == who).unwrap()
     };
     let (mut machine, _) = started(keys, None);
-    let mut propose = |machine: &mut Machine, round: u32, salt: u64| {
+    let propose = |machine: &mut Machine, round: u32, salt: u64| {
         let key = of_round(round);
         let block = block(1, key.public(), None, salt);
         let message = ProposalMessage { proposal: proposal(key, 1, round, block.id()), block: block.clone() };
