@@ -3,9 +3,11 @@
 pub(crate) mod ahead;
 pub(crate) mod availability;
 pub(crate) mod blobs;
+pub(crate) mod fraud;
 pub(crate) mod mempool;
 pub(crate) mod outbox;
 pub(crate) mod prover;
 pub(crate) mod scheduler;
+pub(crate) mod uptime;
 pub(crate) mod verifier;
 pub(crate) mod votes;

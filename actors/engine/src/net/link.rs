@@ -1,8 +1,8 @@
 //! The network's actor: starts the swarm, gives others its handle, and hands each lane's messages to who judges them.
 //!
 //! Inbox: only its own notices. The lanes themselves are bounded by the network crate; a mailbox that is full answers Ignore,
-//! which costs nobody anything. Restart: the swarm ends with the actor and a new one takes its place; handles are looked up
-//! at each use.
+//! which costs nobody anything. Restart: the swarm of before ends, a new one takes its place; handles are looked up at each
+//! use.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use types::signing::Domain;
 
 use crate::app::availability::AvailabilityMsg;
 use crate::app::mempool::MempoolMsg;
+use crate::app::uptime::UptimeMsg;
 use crate::app::votes::VotesMsg;
 use crate::mailbox::{Mailbox, Sent};
 use crate::net::serve::ServeMsg;
@@ -114,6 +115,11 @@ impl Actor for Link {
     type Arguments = LinkArgs;
 
     async fn pre_start(&self, myself: ActorRef<LinkMsg>, args: LinkArgs) -> Result<LinkState, ActorProcessingErr> {
+        // An actor that failed leaves its swarm behind, which holds the port and the peers.
+        if let Some(old) = args.wiring.net.get() {
+            args.wiring.net.set(None);
+            old.shutdown().await;
+        }
         let (handle, events) = Network::start(args.config.clone()).await?;
         args.wiring.net.set(Some(handle.clone()));
         let mut pumps = JoinSet::new();
@@ -197,6 +203,11 @@ fn announce(state: &LinkState) {
     };
     let presence = state.handle.presence(input);
     let signature = key.map(|k| k.sign(Domain::PeerProof, &state.args.config.genesis, &encode_body(&presence)));
+    if state.args.wiring.validator.is_some() {
+        let connected = state.handle.peers().into_iter().filter_map(|peer| peer.validator).collect();
+        // A look more or less does not matter.
+        let _full = state.args.wiring.mail.uptime.send(UptimeMsg::Connected(connected));
+    }
     let delivery = state.handle.announce(presence, signature);
     tracing::trace!(?delivery, "presence announced");
 }
