@@ -24,6 +24,7 @@ use crate::app::prover::ProverMsg;
 use crate::app::scheduler::SchedulerMsg;
 use crate::app::verifier::VerifierMsg;
 use crate::app::votes::VotesMsg;
+use crate::crossings::Crossings;
 use crate::edge::events::EventRing;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
@@ -164,6 +165,8 @@ pub(crate) struct Wiring {
     pub(crate) prover_status: watch::Receiver<ProverStatusView>,
     /// Numbers.
     pub(crate) metrics: Arc<Metrics>,
+    /// Told about the points this node passes.
+    pub(crate) crossings: Crossings,
 }
 
 impl std::fmt::Debug for Wiring {

@@ -121,6 +121,7 @@ fn engine_config(context: &Context, config: &Config, genesis: Genesis) -> Result
         bootstrap: config.p2p.bootstrap.clone(),
         testnet: config.node.testnet,
         disk_budget_bytes: config.storage.blob_budget_mib << 20,
+        crossings: context.crossings.clone(),
     })
 }
 

@@ -55,6 +55,7 @@ impl Node {
             bootstrap: vec![],
             testnet: true,
             disk_budget_bytes: 1 << 30,
+            crossings: engine::Crossings::default(),
         })
         .await
         .unwrap();

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use types::ids::Height;
 
 use super::thread::ThreadWork;
+use crate::crossings::{Crossing, Crossings};
 
 /// Longest wait for a flush; a disk slower than this stops the node rather than let it vote blindly.
 const FLUSH_LIMIT: Duration = Duration::from_secs(15);
@@ -64,12 +65,13 @@ pub(crate) struct Disk {
     guard: GuardFile,
     failed: Option<String>,
     compact_at: u64,
+    crossings: Crossings,
 }
 
 impl Disk {
     /// Over open files.
-    pub(crate) fn new(wal: Wal, guard: GuardFile) -> Self {
-        Self { wal, guard, failed: None, compact_at: GUARD_BYTES_MAX }
+    pub(crate) fn new(wal: Wal, guard: GuardFile, crossings: Crossings) -> Self {
+        Self { wal, guard, failed: None, compact_at: GUARD_BYTES_MAX, crossings }
     }
 
     fn keep(&mut self, result: Result<(), storage::error::StorageError>) {
@@ -82,8 +84,10 @@ impl Disk {
         if self.failed.is_none() {
             let flushed = if self.wal.height().is_some() { self.wal.flush() } else { Ok(()) };
             self.keep(flushed);
+            self.crossings.at(Crossing::WalSynced);
             let flushed = self.guard.flush();
             self.keep(flushed);
+            self.crossings.at(Crossing::GuardSynced);
         }
         self.failed.clone().map_or(Ok(()), Err)
     }
@@ -105,10 +109,12 @@ impl ThreadWork for Disk {
             DiskCommand::Append { record } => {
                 let result = self.wal.append(LOG_RECORD, &record);
                 self.keep(result);
+                self.crossings.at(Crossing::WalAppended);
             }
             DiskCommand::Guard { height, record } => {
                 let result = self.guard.append(height, &record);
                 self.keep(result);
+                self.crossings.at(Crossing::GuardWritten);
             }
             DiskCommand::Flush { reply } => {
                 reply.send(self.flush()).ok();

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::thread::ThreadWork;
+use crate::crossings::{Crossing, Crossings};
 
 /// Commits that may wait.
 pub(crate) const WRITER_LANE: usize = 16;
@@ -29,12 +30,13 @@ pub(crate) struct CommitCommand {
 #[derive(Debug)]
 pub(crate) struct Writer {
     store: Arc<RocksStore>,
+    crossings: Crossings,
 }
 
 impl Writer {
     /// Over an open store.
-    pub(crate) fn new(store: Arc<RocksStore>) -> Self {
-        Self { store }
+    pub(crate) fn new(store: Arc<RocksStore>, crossings: Crossings) -> Self {
+        Self { store, crossings }
     }
 }
 
@@ -42,7 +44,9 @@ impl ThreadWork for Writer {
     type Command = CommitCommand;
 
     fn run(&mut self, command: CommitCommand) -> Result<(), String> {
+        self.crossings.at(Crossing::BatchBegins);
         let head = self.store.commit_block(&command.commit).map_err(|e| e.to_string())?;
+        self.crossings.at(Crossing::BatchWritten);
         // The asker may have given up by its own time limit, which stops the node.
         command.reply.send((head, self.store.snapshot())).ok();
         Ok(())
