@@ -6,7 +6,10 @@
 pub mod audit;
 mod cluster;
 pub mod customer;
+pub mod disk;
+pub mod links;
 mod process;
+pub mod trial;
 
 pub use cluster::{Cluster, NodeInfo, Options, TestnetFile};
 pub use process::{Cli, Launch, NodeProcess, binary};

@@ -9,9 +9,9 @@ use storage::guard_file::GuardFile;
 use storage::wal::{Replay, Wal};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 use types::ids::Height;
 
+use super::patience::within;
 use super::thread::ThreadWork;
 use crate::crossings::{Crossing, Crossings};
 
@@ -162,19 +162,19 @@ impl DiskHandle {
     }
 
     async fn put(&self, command: DiskCommand) -> Result<(), DiskError> {
-        match timeout(FLUSH_LIMIT, self.0.send(command)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(DiskError::Gone),
-            Err(_) => Err(DiskError::Slow),
+        match within(FLUSH_LIMIT, self.0.send(command)).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(DiskError::Gone),
+            None => Err(DiskError::Slow),
         }
     }
 
     async fn answer<T>(receiver: oneshot::Receiver<Result<T, String>>) -> Result<T, DiskError> {
-        match timeout(FLUSH_LIMIT, receiver).await {
-            Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(why))) => Err(DiskError::Failed(why)),
-            Ok(Err(_)) => Err(DiskError::Gone),
-            Err(_) => Err(DiskError::Slow),
+        match within(FLUSH_LIMIT, receiver).await {
+            Some(Ok(Ok(value))) => Ok(value),
+            Some(Ok(Err(why))) => Err(DiskError::Failed(why)),
+            Some(Err(_)) => Err(DiskError::Gone),
+            None => Err(DiskError::Slow),
         }
     }
 

@@ -4,5 +4,6 @@ pub(crate) mod blocks;
 pub(crate) mod consensus;
 pub(crate) mod disk;
 pub(crate) mod pacing;
+pub(crate) mod patience;
 pub(crate) mod thread;
 pub(crate) mod writer;

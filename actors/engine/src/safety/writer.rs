@@ -9,8 +9,8 @@ use std::time::Duration;
 use storage::{BlockCommit, Head, RocksStore, Snapshot, Store};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
+use super::patience::within;
 use super::thread::ThreadWork;
 use crate::crossings::{Crossing, Crossings};
 
@@ -85,6 +85,6 @@ impl WriterHandle {
             self.0.send(command).await.map_err(|_| WriteError::Gone)?;
             done.await.map_err(|_| WriteError::Gone)
         };
-        timeout(COMMIT_LIMIT, answer).await.map_err(|_| WriteError::Slow)?
+        within(COMMIT_LIMIT, answer).await.ok_or(WriteError::Slow)?
     }
 }
