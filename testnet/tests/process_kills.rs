@@ -19,6 +19,8 @@ const NODES: usize = 4;
 const INSTANTS: usize = 50;
 /// Those that are to die with others at a point get this long to come there.
 const MOMENT: Duration = Duration::from_millis(500);
+/// From the end of the orders to the last death by them.
+const LAST_DEATHS: Duration = Duration::from_millis(100);
 /// Points that only a job leads to.
 const JOB_POINTS: [&str; 4] = ["proving", "proved", "voting", "certifying"];
 
@@ -87,6 +89,8 @@ impl Net {
         for index in told {
             std::fs::remove_file(self.orders(*index))?;
         }
+        // One that has read its orders before may be dying still.
+        std::thread::sleep(LAST_DEATHS);
         let came = self.dead(told)?;
         let restarted = if all { told.to_vec() } else { came.clone() };
         for index in &restarted {

@@ -174,12 +174,8 @@ async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure
         StopReason::Shutdown => Ok(()),
         StopReason::Safety(why) => {
             error!(%why, "safety stop");
-            // The system's own words, which the storage errors pass on.
-            let remedy = if why.contains("No space left on device") {
-                "free space on the disk of the home folder, then start again: what was signed or acknowledged is kept"
-            } else {
-                "do not restart it blindly: find the cause first; see the log and: proofmesh db verify"
-            };
+            let remedy = stored::remedy_by_words(&why)
+                .unwrap_or("do not restart it blindly: find the cause first; see the log and: proofmesh db verify");
             Err(Failure::new(Exit::Safety, "safety_stop", format!("the node stopped for safety: {why}")).remedy(remedy))
         }
         StopReason::Corruption(why) => {
