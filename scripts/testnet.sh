@@ -96,7 +96,7 @@ say_needs
 "$root/scripts/setup.sh"
 echo "testnet: building (cargo shows its progress)"
 # Both packages in one call: cargo then builds the dependencies with the same features as the tests do.
-(cd "$root" && cargo build --release --locked --package proofmesh --package testnet --bins) || {
+(cd "$root" && cargo build --release --locked --package proofmesh --package testnet --bin proofmesh --bin proofmesh-testnet) || {
     echo "testnet: the build failed. Remedy: read the first error above; with too little memory, CARGO_BUILD_JOBS=1 helps" >&2
     exit 1
 }

@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("prover", &["types", "proof"]),
     ("engine", &["types", "consensus", "ledger", "proof", "storage", "network", "prover"]),
     ("proofmesh", &["types", "consensus", "ledger", "proof", "storage", "network", "prover", "engine"]),
-    ("testnet", &["types", "consensus", "ledger", "proof", "storage", "network", "prover", "engine"]),
+    ("testnet", &["types", "consensus", "ledger", "proof", "storage", "network", "prover", "engine", "proofmesh"]),
 ];
 
 /// Crates of others that only the named crates of ours may name (a trailing `*` stands for any ending).

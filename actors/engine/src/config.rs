@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use types::genesis::Genesis;
 use types::keys::SecretKey;
 
+use crate::crossings::Crossings;
+
 /// Configuration of one node's engine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -34,6 +36,8 @@ pub struct EngineConfig {
     pub testnet: bool,
     /// Bytes the node may keep on disk for blobs.
     pub disk_budget_bytes: u64,
+    /// Told about the points a node passes; nobody outside tests.
+    pub crossings: Crossings,
 }
 
 /// Configuration of the prover role.

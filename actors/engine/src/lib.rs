@@ -14,6 +14,7 @@
 pub mod api;
 mod app;
 pub mod config;
+pub mod crossings;
 mod edge;
 mod mailbox;
 mod metrics;
@@ -30,5 +31,6 @@ mod wiring;
 
 pub use api::{ApiError, BlobUpload, EngineHandle};
 pub use config::{EngineConfig, ExecutorConfig, ProverConfig};
+pub use crossings::{Crossing, Crossings};
 pub use start::{StartError, start};
 pub use supervisor::StopReason;

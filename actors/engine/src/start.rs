@@ -138,13 +138,14 @@ pub async fn start(config: EngineConfig) -> Result<EngineHandle, StartError> {
         chain,
         store: opened.store,
         blobs: opened.blobs,
-        net: NetSlot::default(),
+        net: NetSlot::new(config.crossings.clone()),
         mail: Mail::new(),
         ring: EventRing::default(),
         stop: StopSignal::default(),
         prover_status,
         verified: Arc::new(Verified::new(genesis_hash)),
         metrics: Arc::new(Metrics::new().map_err(|e| StartError::Config(e.to_string()))?),
+        crossings: config.crossings.clone(),
     };
     let tree = Tree { supervisors: Mutex::new(Vec::new()) };
     let started = async {
@@ -213,7 +214,7 @@ fn open(config: &EngineConfig, layout: &Layout) -> Result<Opened, StartError> {
     }
     let guard = Guard::restore(genesis_hash, config.consensus_key.clone(), records)
         .map_err(|e| StartError::Guard(e.to_string()))?;
-    Ok(Opened { store, blobs, disk: Disk::new(wal, guard_file), guard, view })
+    Ok(Opened { store, blobs, disk: Disk::new(wal, guard_file, config.crossings.clone()), guard, view })
 }
 
 fn folder(path: &std::path::Path) -> Result<FsDir, StartError> {
@@ -305,7 +306,8 @@ fn app(config: &EngineConfig, layout: &Layout, wiring: &Wiring, status: watch::S
 
 fn safety(wiring: &Wiring, disk: Disk, machine: Machine, chain: watch::Sender<Arc<ChainView>>) -> Subtree {
     let (disk_lane, disk_actor) = lane("wal and signer", DISK_LANE, disk);
-    let (writer_lane, writer_actor) = lane("store", WRITER_LANE, Writer::new(Arc::clone(&wiring.store)));
+    let (writer_lane, writer_actor) =
+        lane("store", WRITER_LANE, Writer::new(Arc::clone(&wiring.store), wiring.crossings.clone()));
     let args = ConsensusArgs {
         wiring: wiring.clone(),
         machine,

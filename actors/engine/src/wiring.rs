@@ -26,6 +26,7 @@ use crate::app::scheduler::SchedulerMsg;
 use crate::app::uptime::UptimeMsg;
 use crate::app::verifier::VerifierMsg;
 use crate::app::votes::VotesMsg;
+use crate::crossings::Crossings;
 use crate::edge::events::EventRing;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
@@ -177,6 +178,8 @@ pub(crate) struct Wiring {
     pub(crate) verified: Arc<Verified>,
     /// Numbers.
     pub(crate) metrics: Arc<Metrics>,
+    /// Told about the points this node passes.
+    pub(crate) crossings: Crossings,
 }
 
 impl std::fmt::Debug for Wiring {

@@ -206,7 +206,11 @@ mod tests {
     fn a_home_of_ones_own_is_complete_and_private() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::locate(Some(&folder.path().join("home"))).unwrap();
-        let context = Context { out: super::super::Output::new(true), home: home.clone() };
+        let context = Context {
+            out: super::super::Output::new(true),
+            home: home.clone(),
+            crossings: engine::Crossings::default(),
+        };
         let args = InitArgs::default();
         init(&context, &args).unwrap();
         let config = layers::resolve(
@@ -229,7 +233,11 @@ mod tests {
         assert_eq!(init(&context, &args).unwrap_err().code, "exists");
 
         let second = Home::locate(Some(&folder.path().join("second"))).unwrap();
-        let context = Context { out: super::super::Output::new(true), home: second.clone() };
+        let context = Context {
+            out: super::super::Output::new(true),
+            home: second.clone(),
+            crossings: engine::Crossings::default(),
+        };
         init(&context, &InitArgs { genesis: Some(home.genesis_file()), ..InitArgs::default() }).unwrap();
         assert_eq!(second.genesis().unwrap().hash(), genesis.hash());
         let text = std::fs::read_to_string(second.config_file()).unwrap();

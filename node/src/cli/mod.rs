@@ -24,6 +24,7 @@ mod wait;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use engine::Crossings;
 
 pub(crate) use output::{Output, print, print_error};
 
@@ -119,10 +120,12 @@ pub(crate) struct Context {
     pub(crate) out: Output,
     /// The home folder, not necessarily existing.
     pub(crate) home: Home,
+    /// Told about the points that a node passes.
+    pub(crate) crossings: Crossings,
 }
 
 /// Runs the command and returns its exit code: 0, but for `verify` and `doctor`, whose answer it is.
-pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
+pub(crate) fn run(cli: Cli, crossings: Crossings) -> Result<u8, Failure> {
     let out = Output::new(cli.json);
     // Some commands have nothing to do with a home, and must work where there is none.
     let command = match cli.command {
@@ -135,7 +138,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Bench(command) => return bench::bench(out, &command).map(|()| 0),
         other => other,
     };
-    let context = &Context { out, home: Home::locate(cli.home.as_deref())? };
+    let context = &Context { out, home: Home::locate(cli.home.as_deref())?, crossings };
     match command {
         Command::Doctor => return doctor::doctor(context),
         Command::Init(args) => init::init(context, &args),

@@ -129,6 +129,7 @@ fn engine_config(context: &Context, config: &Config, genesis: Genesis) -> Result
         bootstrap: config.p2p.bootstrap.clone(),
         testnet: config.node.testnet,
         disk_budget_bytes: config.storage.blob_budget_mib << 20,
+        crossings: context.crossings.clone(),
     })
 }
 
@@ -185,8 +186,9 @@ async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure
         StopReason::Shutdown => Ok(()),
         StopReason::Safety(why) => {
             error!(%why, "safety stop");
-            Err(Failure::new(Exit::Safety, "safety_stop", format!("the node stopped for safety: {why}"))
-                .remedy("do not restart it blindly: find the cause first; see the log and: proofmesh db verify"))
+            let remedy = stored::remedy_by_words(&why)
+                .unwrap_or("do not restart it blindly: find the cause first; see the log and: proofmesh db verify");
+            Err(Failure::new(Exit::Safety, "safety_stop", format!("the node stopped for safety: {why}")).remedy(remedy))
         }
         StopReason::Corruption(why) => {
             Err(Failure::new(Exit::Corruption, "corruption", format!("stored data is damaged: {why}"))

@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn only_completion_is_success() {
         let home = crate::home::Home::locate(Some(std::path::Path::new("."))).unwrap();
-        let context = Context { out: crate::cli::Output::new(true), home };
+        let context = Context { out: crate::cli::Output::new(true), home, crossings: engine::Crossings::default() };
         let end = json!({"job_id": "ab", "status": "failed", "error": "the program failed"});
         let failure = finish(&context, &end, &end).unwrap_err();
         assert_eq!((failure.code.as_str(), failure.exit), ("job_failed", crate::failure::Exit::Error));

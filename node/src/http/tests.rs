@@ -58,6 +58,7 @@ impl Node {
             bootstrap: vec![],
             testnet: true,
             disk_budget_bytes: 1 << 30,
+            crossings: engine::Crossings::default(),
         })
         .await
         .unwrap();

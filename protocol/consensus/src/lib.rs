@@ -21,7 +21,7 @@ mod waits;
 pub mod wal;
 
 pub use admission::{Acceptance, Fault, Ignored, check_block};
-pub use guard::{Guard, GuardRecord};
+pub use guard::{Guard, GuardRecord, Slot};
 pub use machine::{Fatal, Input, Machine, Output, TimerId, TimerKind};
 pub use proposer::proposer;
 pub use sync::{Sync, SyncInput, SyncOutput};

@@ -1,5 +1,6 @@
 //! Several nodes with one genesis document, in one folder.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::process::{Cli, NodeProcess};
+use super::process::{Cli, Launch, NodeProcess};
 
 /// Time between two looks at a node.
 const LOOK: Duration = Duration::from_millis(200);
@@ -91,6 +92,7 @@ pub struct Cluster {
     dir: PathBuf,
     file: TestnetFile,
     running: Vec<Option<NodeProcess>>,
+    launches: BTreeMap<usize, Launch>,
 }
 
 impl Cluster {
@@ -119,7 +121,7 @@ impl Cluster {
         let answer = cli.ok(&arguments)?;
         let file: TestnetFile = serde_json::from_value(answer).context("reading the answer of testnet-init")?;
         let running = file.nodes.iter().map(|_| None).collect();
-        let cluster = Self { cli, dir: dir.to_owned(), file, running };
+        let cluster = Self { cli, dir: dir.to_owned(), file, running, launches: BTreeMap::new() };
         cluster.save()?;
         Ok(cluster)
     }
@@ -137,7 +139,7 @@ impl Cluster {
             node.pid = None;
         }
         let running = file.nodes.iter().map(|_| None).collect();
-        Ok(Self { cli, dir: dir.to_owned(), file, running })
+        Ok(Self { cli, dir: dir.to_owned(), file, running, launches: BTreeMap::new() })
     }
 
     /// The command line.
@@ -195,12 +197,18 @@ impl Cluster {
         Ok(index)
     }
 
+    /// Says how a node is started from now on.
+    pub fn set_launch(&mut self, index: usize, launch: Launch) {
+        self.launches.insert(index, launch);
+    }
+
     /// Starts a node.
     ///
     /// # Errors
     /// When it can't be started.
     pub fn start(&mut self, index: usize) -> Result<()> {
-        let process = NodeProcess::start(&self.cli, &self.node(index)?.home, &self.log(index))?;
+        let launch = self.launches.get(&index).cloned().unwrap_or_default();
+        let process = NodeProcess::launch(&self.cli, &launch, &self.node(index)?.home, &self.log(index))?;
         if let Some(node) = self.file.nodes.get_mut(index) {
             node.pid = Some(process.pid());
         }
@@ -260,6 +268,17 @@ impl Cluster {
         let codes = running.into_iter().map(|index| Ok((index, self.take(index)?.drained()?))).collect();
         self.save()?;
         codes
+    }
+
+    /// Sends a signal to a node.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, index: usize, signal: rustix::process::Signal) -> Result<()> {
+        match self.running.get(index) {
+            Some(Some(process)) => process.signal(signal),
+            _ => bail!("node {index} does not run"),
+        }
     }
 
     /// Whether a node was started and not stopped since.

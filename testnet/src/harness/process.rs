@@ -106,6 +106,17 @@ impl Cli {
     }
 }
 
+/// What a node is started with, beside its home. By default the shipped binary with nothing added.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    /// Another binary than the shipped one.
+    pub bin: Option<PathBuf>,
+    /// Variables added to the environment.
+    pub env: Vec<(String, String)>,
+    /// A command in front, which must end in running what follows it in its own place.
+    pub within: Vec<String>,
+}
+
 /// A running node.
 #[derive(Debug)]
 pub struct NodeProcess {
@@ -118,18 +129,35 @@ impl NodeProcess {
     /// # Errors
     /// When the process can't be started.
     pub fn start(cli: &Cli, home: &Path, log: &Path) -> Result<Self> {
+        Self::launch(cli, &Launch::default(), home, log)
+    }
+
+    /// As [`NodeProcess::start`], with what `launch` adds.
+    ///
+    /// # Errors
+    /// When the process can't be started.
+    pub fn launch(cli: &Cli, launch: &Launch, home: &Path, log: &Path) -> Result<Self> {
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(log)
             .with_context(|| format!("opening {}", log.display()))?;
-        let mut command = Command::new(cli.bin());
+        let bin = launch.bin.as_deref().unwrap_or(cli.bin());
+        let mut command = match launch.within.split_first() {
+            None => Command::new(bin),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(bin);
+                command
+            }
+        };
+        command.envs(launch.env.iter().map(|(name, value)| (name, value)));
         command.arg("start").arg("--home").arg(home).env_remove(BIN).stdin(Stdio::null());
         command.stdout(file.try_clone()?).stderr(file);
         // A group of its own: Ctrl-C on the terminal reaches the harness alone, which then stops its nodes in order.
         command.process_group(0);
         die_with_parent(&mut command);
-        let child = command.spawn().with_context(|| format!("starting {}", cli.bin().display()))?;
+        let child = command.spawn().with_context(|| format!("starting {}", bin.display()))?;
         Ok(Self { child })
     }
 

@@ -23,6 +23,7 @@ use crate::api::ApiError;
 use crate::api::views::{ProgressView, ProverStatusView};
 use crate::app::mempool::MempoolMsg;
 use crate::app::{blobs, scheduler};
+use crate::crossings::Crossing;
 use crate::mailbox::{Letter, Sent};
 use crate::task::Task;
 use crate::wiring::{Wiring, wall_clock};
@@ -221,6 +222,7 @@ async fn prove(args: &ProverArgs, worker: &Worker, turn: &Turn) -> Result<Claim,
             args.wiring.metrics.prove_seconds.observe(started.elapsed().as_secs_f64());
             let (bytes, steps) = (proven.blob.len() as u64, proven.steps);
             let hash = keep(args, turn, proven).await?;
+            args.wiring.crossings.at(Crossing::Proved);
             tracing::info!(job = %turn.job, %hash, bytes, steps, seconds = started.elapsed().as_secs_f64(), "proved");
             Ok(Claim::Proof { hash, bytes, steps })
         }
@@ -237,6 +239,7 @@ async fn follow(args: &ProverArgs, worker: &Worker, turn: &Turn, mut job: Job) -
     while let Some(event) = job.next().await {
         match event {
             WorkerEvent::Stage(stage) => {
+                args.wiring.crossings.at(Crossing::Proving);
                 let progress = ProgressView {
                     stage: stage.name().into(),
                     permille: u32::from(stage.percent_before()).saturating_mul(10),

@@ -26,6 +26,7 @@ use types::verdict::{Check, Claim, ProofVote, Verdict, VoteSubject};
 use crate::api::views::Event;
 use crate::app::blobs::{self, BlobError};
 use crate::app::votes::VotesMsg;
+use crate::crossings::Crossing;
 use crate::mailbox::{Letter, Sent};
 use crate::safety::consensus::ConsensusMsg;
 use crate::task::Task;
@@ -182,6 +183,7 @@ async fn vote(args: &VerifierArgs, subject: &VoteSubject, verdict: Verdict) -> b
     }
     match tokio::time::timeout(SIGN_LIMIT, signed).await {
         Ok(Ok(Some(vote))) => {
+            args.wiring.crossings.at(Crossing::Voting);
             let (name, check) = match vote.vote.verdict {
                 Verdict::Valid => ("valid", None),
                 Verdict::Invalid(check) => ("invalid", Some(check)),

@@ -18,6 +18,7 @@ use types::verdict::{Outcome, ProofCertificate, SignedProofVote, VoteSubject};
 
 use crate::app::fraud::FraudMsg;
 use crate::app::mempool::MempoolMsg;
+use crate::crossings::Crossing;
 use crate::mailbox::{Letter, Sent};
 use crate::reads;
 use crate::wiring::{ChainView, Wiring};
@@ -195,6 +196,7 @@ fn record(state: &mut VotesState, view: &ChainView, certificate: &ProofCertifica
             return;
         }
     }
+    state.wiring.crossings.at(Crossing::Certifying);
     // Offered at every chance while the claim is in voting: the mempool takes it once, and may have been full before.
     offer(state, Transaction::Certify { certificate: certificate.clone(), certifier: state.wiring.account });
     if !state.recorded.insert((subject.height, subject.job, subject.attempt)) {

@@ -20,6 +20,7 @@ use crate::app::availability::AvailabilityMsg;
 use crate::app::mempool::MempoolMsg;
 use crate::app::uptime::UptimeMsg;
 use crate::app::votes::VotesMsg;
+use crate::crossings::{Crossing, Crossings};
 use crate::mailbox::{Mailbox, Sent};
 use crate::net::serve::ServeMsg;
 use crate::net::sync::SyncMsg;
@@ -33,18 +34,28 @@ const PRESENCE_FIRST: Duration = Duration::from_millis(700);
 
 /// The swarm of the moment.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct NetSlot(Arc<RwLock<Option<NetworkHandle>>>);
+pub(crate) struct NetSlot {
+    handle: Arc<RwLock<Option<NetworkHandle>>>,
+    crossings: Crossings,
+}
 
 impl NetSlot {
+    /// Empty; what is published is told to `crossings`.
+    pub(crate) fn new(crossings: Crossings) -> Self {
+        Self { handle: Arc::default(), crossings }
+    }
+
     /// The handle, while the network runs.
     pub(crate) fn get(&self) -> Option<NetworkHandle> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.handle.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Publishes a message; a network that is down or busy loses it, and whoever needs it asks again.
     pub(crate) fn publish(&self, message: &GossipMessage) {
         if let Some(net) = self.get() {
+            self.crossings.at(Crossing::Publishing(message));
             let delivery = net.publish(message);
+            self.crossings.at(Crossing::Published(message));
             if !delivery.accepted() {
                 tracing::debug!(topic = message.topic().name(), ?delivery, "message not published");
             }
@@ -71,7 +82,7 @@ impl NetSlot {
     }
 
     fn set(&self, handle: Option<NetworkHandle>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = handle;
+        *self.handle.write().unwrap_or_else(PoisonError::into_inner) = handle;
     }
 }
 

@@ -29,6 +29,7 @@ use super::disk::{DiskError, DiskHandle};
 use super::writer::WriterHandle;
 use super::{blocks, counting, pacing};
 use crate::app::fraud::FraudMsg;
+use crate::crossings::Crossing;
 use crate::mailbox::Letter;
 use crate::reads;
 use crate::supervisor::StopReason;
@@ -500,6 +501,7 @@ async fn sign_verdict(
 /// Stores a decided block and everything it changes, announces it, and plans the next height.
 async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(), ActorProcessingErr> {
     let started = std::time::Instant::now();
+    state.args.wiring.crossings.at(Crossing::Decided);
     let before = state.args.wiring.view();
     let block_id = decided.block.id();
     let height = decided.block.header.height;

@@ -10,10 +10,11 @@ use storage::wal::{Replay, Wal};
 use storage::{ErrorClass, StorageError};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 use types::ids::Height;
 
+use super::patience::within;
 use super::thread::ThreadWork;
+use crate::crossings::{Crossing, Crossings};
 
 /// Longest wait for a flush; a disk slower than this stops the node rather than let it vote blindly.
 const FLUSH_LIMIT: Duration = Duration::from_secs(15);
@@ -65,12 +66,13 @@ pub(crate) struct Disk {
     guard: GuardFile,
     failed: Option<String>,
     compact_at: u64,
+    crossings: Crossings,
 }
 
 impl Disk {
     /// Over open files.
-    pub(crate) fn new(wal: Wal, guard: GuardFile) -> Self {
-        Self { wal, guard, failed: None, compact_at: GUARD_BYTES_MAX }
+    pub(crate) fn new(wal: Wal, guard: GuardFile, crossings: Crossings) -> Self {
+        Self { wal, guard, failed: None, compact_at: GUARD_BYTES_MAX, crossings }
     }
 
     fn keep(&mut self, result: Result<(), StorageError>) {
@@ -83,8 +85,10 @@ impl Disk {
         if self.failed.is_none() {
             let flushed = if self.wal.height().is_some() { self.wal.flush() } else { Ok(()) };
             self.keep(flushed);
+            self.crossings.at(Crossing::WalSynced);
             let flushed = self.guard.flush();
             self.keep(flushed);
+            self.crossings.at(Crossing::GuardSynced);
         }
         self.failed.clone().map_or(Ok(()), Err)
     }
@@ -106,10 +110,12 @@ impl ThreadWork for Disk {
             DiskCommand::Append { record } => {
                 let result = self.wal.append(LOG_RECORD, &record);
                 self.keep(result);
+                self.crossings.at(Crossing::WalAppended);
             }
             DiskCommand::Guard { height, record } => {
                 let result = self.guard.append(height, &record);
                 self.keep(result);
+                self.crossings.at(Crossing::GuardWritten);
             }
             DiskCommand::Flush { reply } => {
                 reply.send(self.flush()).ok();
@@ -175,19 +181,19 @@ impl DiskHandle {
     }
 
     async fn put(&self, command: DiskCommand) -> Result<(), DiskError> {
-        match timeout(FLUSH_LIMIT, self.0.send(command)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(DiskError::Gone),
-            Err(_) => Err(DiskError::Slow),
+        match within(FLUSH_LIMIT, self.0.send(command)).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(DiskError::Gone),
+            None => Err(DiskError::Slow),
         }
     }
 
     async fn answer<T, E: Into<DiskError>>(receiver: oneshot::Receiver<Result<T, E>>) -> Result<T, DiskError> {
-        match timeout(FLUSH_LIMIT, receiver).await {
-            Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(why))) => Err(why.into()),
-            Ok(Err(_)) => Err(DiskError::Gone),
-            Err(_) => Err(DiskError::Slow),
+        match within(FLUSH_LIMIT, receiver).await {
+            Some(Ok(Ok(value))) => Ok(value),
+            Some(Ok(Err(why))) => Err(why.into()),
+            Some(Err(_)) => Err(DiskError::Gone),
+            None => Err(DiskError::Slow),
         }
     }
 

@@ -5,5 +5,6 @@ pub(crate) mod consensus;
 pub(crate) mod counting;
 pub(crate) mod disk;
 pub(crate) mod pacing;
+pub(crate) mod patience;
 pub(crate) mod thread;
 pub(crate) mod writer;

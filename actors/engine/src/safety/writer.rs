@@ -9,9 +9,10 @@ use std::time::Duration;
 use storage::{BlockCommit, Head, RocksStore, Snapshot, Store};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
+use super::patience::within;
 use super::thread::ThreadWork;
+use crate::crossings::{Crossing, Crossings};
 
 /// Commits that may wait.
 pub(crate) const WRITER_LANE: usize = 16;
@@ -29,12 +30,13 @@ pub(crate) struct CommitCommand {
 #[derive(Debug)]
 pub(crate) struct Writer {
     store: Arc<RocksStore>,
+    crossings: Crossings,
 }
 
 impl Writer {
     /// Over an open store.
-    pub(crate) fn new(store: Arc<RocksStore>) -> Self {
-        Self { store }
+    pub(crate) fn new(store: Arc<RocksStore>, crossings: Crossings) -> Self {
+        Self { store, crossings }
     }
 }
 
@@ -42,7 +44,9 @@ impl ThreadWork for Writer {
     type Command = CommitCommand;
 
     fn run(&mut self, command: CommitCommand) -> Result<(), String> {
+        self.crossings.at(Crossing::BatchBegins);
         let head = self.store.commit_block(&command.commit).map_err(|e| e.to_string())?;
+        self.crossings.at(Crossing::BatchWritten);
         // The asker may have given up by its own time limit, which stops the node.
         command.reply.send((head, self.store.snapshot())).ok();
         Ok(())
@@ -81,6 +85,6 @@ impl WriterHandle {
             self.0.send(command).await.map_err(|_| WriteError::Gone)?;
             done.await.map_err(|_| WriteError::Gone)
         };
-        timeout(COMMIT_LIMIT, answer).await.map_err(|_| WriteError::Slow)?
+        within(COMMIT_LIMIT, answer).await.ok_or(WriteError::Slow)?
     }
 }
