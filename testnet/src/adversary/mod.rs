@@ -6,4 +6,5 @@
 
 pub mod identity;
 pub mod prover;
+mod prover_peer;
 mod prover_proofs;
