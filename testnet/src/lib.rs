@@ -1,7 +1,9 @@
-//! What tests and measures the network as a whole: real processes on one machine, faults for them, and the deterministic
-//! simulation.
+//! What tests and measures the network as a whole: real processes on one machine, faults and cheats for them, and the
+//! deterministic simulation.
 
+pub mod adversary;
 pub mod bench;
 pub mod faults;
 pub mod harness;
+pub mod rpc;
 pub mod sim;

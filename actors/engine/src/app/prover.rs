@@ -110,6 +110,9 @@ pub(crate) struct ProverState {
     worker: Worker,
     /// Dropped, it ends, and the worker's child with it.
     work: Option<(JobId, u32, Task)>,
+    /// The last claim made here. A proof is as good in a later attempt: when votes were late, or when somebody else's claim
+    /// came into the block first, it is committed again instead of being made again.
+    made: Option<(JobId, Claim)>,
     pause_until: TimeMs,
     pause_ms: u64,
 }
@@ -133,7 +136,7 @@ impl Actor for Prover {
         let worker = Worker::new(args.worker.clone());
         args.wiring.mail.prover.attach(myself);
         publish(&args, "idle", "no task is open for this prover".into(), None, None, worker.pid());
-        Ok(ProverState { args, worker, work: None, pause_until: TimeMs(0), pause_ms: PAUSE_MS })
+        Ok(ProverState { args, worker, work: None, made: None, pause_until: TimeMs(0), pause_ms: PAUSE_MS })
     }
 
     async fn handle(
@@ -188,15 +191,27 @@ fn begin(state: &mut ProverState, turn: Turn) {
     if now < state.pause_until {
         return;
     }
-    tracing::info!(job = %turn.job, attempt = turn.attempt, "our turn: proving");
+    let made = state.made.clone().filter(|(job, claim)| *job == turn.job && is_kept(&state.args, claim));
+    tracing::info!(job = %turn.job, attempt = turn.attempt, again = made.is_some(), "our turn: proving");
     let (args, worker) = (state.args.clone(), state.worker.clone());
     let (job, attempt) = (turn.job, turn.attempt);
     publish(&args, "proving", format!("job {job}, attempt {attempt}"), Some(job), None, worker.pid());
     let task = Task::spawn(async move {
-        let result = prove(&args, &worker, &turn).await;
+        let result = match made {
+            Some((_, claim)) => Ok(claim),
+            None => prove(&args, &worker, &turn).await,
+        };
         let _closed = args.wiring.mail.prover.send_owed(ProverMsg::Ended(Box::new(Ending { turn, result })));
     });
     state.work = Some((job, attempt, task));
+}
+
+/// Whether what the claim needs is still here.
+fn is_kept(args: &ProverArgs, claim: &Claim) -> bool {
+    match claim {
+        Claim::Proof { hash, .. } => blobs::is_here(&args.wiring.blobs, hash),
+        Claim::Failure { .. } => true,
+    }
 }
 
 async fn prove(args: &ProverArgs, worker: &Worker, turn: &Turn) -> Result<Claim, Failure> {
@@ -292,6 +307,7 @@ fn settle(state: &mut ProverState, ending: Ending) {
     let action = match result {
         Ok(claim) => {
             state.pause_ms = PAUSE_MS;
+            state.made = Some((job, claim.clone()));
             Action::CommitClaim { job, task, attempt, claim }
         }
         Err(Failure::Decline { reason, detail, pause }) => {
