@@ -211,13 +211,16 @@ impl Validator {
         let mut heads = self.heads.subscribe();
         while heads.changed().await.is_ok() {
             if let Some(plan) = self.due_plan() {
+                let made = self.make(plan.key, plan.how);
                 tokio::time::sleep(plan.delay).await;
-                let sent = self.propose(plan.key, plan.how, &plan.via);
+                let sent = made.and_then(|(height, block)| self.propose(plan.key, height, &block, &plan.via));
                 // Whoever asked has given up, then nobody misses the answer.
                 plan.reply.send(sent).ok();
             } else if *lock(&self.proposes)
                 && let Some(index) = (0..self.keys.len()).find(|index| self.is_turn(*index, 1))
-                && let Err(error) = self.propose(index, Spoil::Nothing, &["main".to_owned()])
+                && let Err(error) = self
+                    .make(index, Spoil::Nothing)
+                    .and_then(|(height, block)| self.propose(index, height, &block, &["main".to_owned()]))
             {
                 eprintln!("proposal not sent: {error:#}");
             }
@@ -239,10 +242,17 @@ impl Validator {
         turn && !lock(&self.proposed).contains(&(height, key))
     }
 
-    fn propose(&self, index: usize, how: Spoil, via: &[String]) -> Result<Proposed> {
+    /// Builds a block on top of the head.
+    fn make(&self, index: usize, how: Spoil) -> Result<(Height, Block)> {
         let keys = self.keys.get(index).context("no such key")?;
         let (height, block) = craft(&self.chain(), &keys.consensus.public(), &keys.account, how, wall_clock())?;
         lock(&self.proposed).insert((height, keys.consensus.public()));
+        Ok((height, block))
+    }
+
+    /// Signs and sends a proposal; every identity after the first sends another block for the same slot.
+    fn propose(&self, index: usize, height: Height, block: &Block, via: &[String]) -> Result<Proposed> {
+        let keys = self.keys.get(index).context("no such key")?;
         let mut blocks = Vec::new();
         for (name, later) in via.iter().zip(0u64..) {
             let mut block: Block = block.clone();

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use ledger::Head;
 use serde::Deserialize;
-use types::block::{Block, DecidedBlock, transactions_root};
+use types::block::{Block, DecidedBlock, next_seed, transactions_root};
 use types::codec::Wire;
 use types::ids::{Amount, BlockId, Digest, GenesisHash, Height, StateRoot, TimeMs};
 use types::keys::{PublicKey, SecretKey};
@@ -126,8 +126,9 @@ pub(super) fn craft(
         Spoil::LastCommit => {
             let certificate = block.last_commit.as_mut();
             certificate.into_iter().for_each(|c| c.signatures.truncate(1));
-            block.header.last_commit =
-                block.last_commit.as_ref().map_or(Digest::new([0; 32]), CommitCertificate::digest);
+            let digest = block.last_commit.as_ref().map_or(Digest::new([0; 32]), CommitCertificate::digest);
+            block.header.last_commit = digest;
+            block.header.seed = next_seed(&head.seed, &head.id, &digest);
             block
         }
     };

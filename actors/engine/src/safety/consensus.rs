@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use types::Wire;
 use types::block::{Block, DecidedBlock};
+use types::evidence::Evidence;
 use types::gossip::{ConsensusMessage, ProposalMessage};
 use types::ids::{BlockId, Height, Round, TimeMs};
 use types::receipt::SetChange;
@@ -28,7 +29,7 @@ use super::disk::DiskHandle;
 use super::writer::WriterHandle;
 use super::{blocks, pacing};
 use crate::app::mempool::MempoolMsg;
-use crate::mailbox::Letter;
+use crate::mailbox::{Letter, Sent};
 use crate::reads;
 use crate::wiring::{ChainView, Wiring, wall_clock};
 
@@ -36,6 +37,8 @@ use crate::wiring::{ChainView, Wiring, wall_clock};
 const EXECUTED_MAX: usize = 8;
 /// A block that had to be withheld (its time is ahead of this clock) is looked at again after this long.
 const RECHECK: Duration = Duration::from_millis(200);
+/// Offences that wait for their height's decision: each validator has few slots at one height.
+const EVIDENCE_MAX: usize = 4_096;
 /// The guard forgets votes this many heights below the committed one, and verdicts this many more.
 const GUARD_KEEP: u64 = 4;
 /// Verdict slots stay guarded for this many heights; no claim is in voting longer.
@@ -160,6 +163,8 @@ pub(crate) struct ConsensusState {
     pace: Option<(u64, JoinHandle<()>)>,
     started_ms: TimeMs,
     executed: VecDeque<(BlockId, Executed)>,
+    /// Evidence that no block could hold yet.
+    evidence: Vec<Evidence>,
 }
 
 impl Actor for Consensus {
@@ -181,6 +186,7 @@ impl Actor for Consensus {
             pace: None,
             started_ms: TimeMs(0),
             executed: VecDeque::new(),
+            evidence: Vec::new(),
         })
     }
 
@@ -215,7 +221,9 @@ impl Actor for Consensus {
                     tracing::warn!(height = %proposal.height, proposer = %proposal.proposer.short(), %fault, "proposal rejected");
                 }
                 report(state, id, &acceptance);
-                if acceptance == Acceptance::Accept {
+                // A late one may convict its proposer, as with votes.
+                let late = acceptance == Acceptance::Ignore(Ignored::OldHeight);
+                if late || acceptance == Acceptance::Accept {
                     feed(state, Input::Proposal(*message)).await?;
                     follow(state).await?;
                 }
@@ -343,12 +351,10 @@ async fn carry_out(
             Output::Decided(decided) => decision = Some(decided),
             Output::Evidence(evidence) => {
                 tracing::warn!(offender = %evidence.offender(), height = %evidence.height(), "equivocation seen");
-                let _full = state
-                    .args
-                    .wiring
-                    .mail
-                    .mempool
-                    .send(MempoolMsg::Own { tx: Box::new(Transaction::Evidence(evidence)) });
+                if state.evidence.len() < EVIDENCE_MAX {
+                    state.evidence.push(evidence);
+                }
+                offer_evidence(state);
             }
             Output::EnteredRound { height, round, proposer } => {
                 if round.0 > 0 {
@@ -359,6 +365,16 @@ async fn carry_out(
         }
     }
     Ok(decision)
+}
+
+/// Offers evidence to the mempool as soon as a block could hold it: the ledger takes none on a height that is not decided.
+fn offer_evidence(state: &mut ConsensusState) {
+    let head = state.args.wiring.view().head.height;
+    let mempool = &state.args.wiring.mail.mempool;
+    state.evidence.retain(|evidence| {
+        let tx = Box::new(Transaction::Evidence(evidence.clone()));
+        evidence.height() > head || mempool.send(MempoolMsg::Own { tx }) != Sent::Accepted
+    });
 }
 
 fn cancel_timers(state: &mut ConsensusState) {
@@ -507,6 +523,7 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
     let work = view.work;
     state.args.chain.send_replace(Arc::clone(&view));
     blocks::announce(&state.args.wiring, &view, &changed_jobs);
+    offer_evidence(state);
     plan_start(state, work);
     Ok(())
 }
