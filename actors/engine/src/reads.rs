@@ -160,7 +160,7 @@ pub(crate) fn job_view(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<
         rejections: t
             .rejections
             .iter()
-            .map(|r| RejectionView { attempt: r.attempt, prover: r.prover, check: Some(r.check) })
+            .map(|r| RejectionView { attempt: r.attempt, prover: r.prover, check: r.check })
             .collect(),
     });
     let error = job.error.as_ref().map(|error| match error {

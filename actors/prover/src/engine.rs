@@ -25,6 +25,7 @@ use stwo_cairo_prover::prover::{ChannelHash, ProverParameters, prove_cairo_with_
 use stwo_cairo_prover::witness::preprocessed_trace::gen_trace;
 use thiserror::Error;
 use types::felt::Felt;
+use types::job::HashFunction;
 use types::keys::PublicKey;
 use types::statement::Statement;
 
@@ -55,6 +56,32 @@ pub struct ProveRequest {
     pub max_steps: u64,
     /// Memory that the proof may take, in bytes; `None` for no limit.
     pub memory_limit: Option<u64>,
+}
+
+/// A run to prove as it is, under binding words of the caller's choice.
+#[derive(Clone, Debug)]
+pub struct BoundRun {
+    /// The program file.
+    pub program: Vec<u8>,
+    /// The arguments file.
+    pub args: Option<Vec<u8>>,
+    /// Function of the program hash.
+    pub hash_function: HashFunction,
+    /// The two words that the binding task outputs.
+    pub binding: [Felt; 2],
+    /// Steps after which the program has failed.
+    pub max_steps: u64,
+}
+
+/// A proof that nobody has checked, of a run that was compared with no statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unchecked {
+    /// The proof in its envelope.
+    pub blob: Vec<u8>,
+    /// The program's output.
+    pub output: Vec<Felt>,
+    /// Steps of the program.
+    pub steps: u64,
 }
 
 /// A proof that the strict verifier accepts.
@@ -191,42 +218,19 @@ impl Engine {
         let clock = Clock::new(observer);
         let ProveRequest { statement, prover, program, args, max_steps, memory_limit } = request;
         let (program, args) = open_input(&statement, &program, args.as_deref())?;
-        if self.warm.is_none() {
-            clock.enter(Stage::Warming);
-            self.warm_up();
-        }
-        clock.enter(Stage::Running);
-        let run = run(RunRequest {
-            program,
-            args,
-            hash_function: statement.hash_function,
-            binding: statement.binding_words(&prover),
-            max_steps,
-            trace: true,
-        })?;
-        let (output, steps, total_steps) = (run.output, run.steps, run.total_steps);
-        clock.enter(Stage::Adapting);
-        let input = guarded("adapting the run", || adapt(&run.runner).map_err(|e| e.to_string()))?;
-        drop(run.runner);
-        let estimate = memory::estimate(&ExecutionResources::from_prover_input(&input), total_steps);
-        if let Some(limit) = memory_limit.filter(|limit| estimate.bytes_lean > *limit) {
-            return Err(ProveError::Memory { needed: estimate.bytes_lean, limit });
-        }
-        let store_coefficients = memory_limit.is_none_or(|limit| estimate.bytes <= limit);
-        let proof = self.prove_input(input, &estimate, store_coefficients, &clock)?;
+        let (hash_function, binding) = (statement.hash_function, statement.binding_words(&prover));
+        let run = RunRequest { program, args, hash_function, binding, max_steps, trace: true };
+        let Made { proof, output, steps, total_steps, estimated_bytes } = self.make(run, memory_limit, &clock)?;
         clock.enter(Stage::Verifying);
-        let bytes =
-            proof::envelope::proof_bytes(&proof).map_err(|e| ProveError::Unprovable { detail: e.to_string() })?;
+        let bytes = proof::envelope::proof_bytes(&proof).map_err(unprovable)?;
         drop(proof);
-        let blob =
-            proof::envelope::encode_bytes(&bytes).map_err(|e| ProveError::Unprovable { detail: e.to_string() })?;
+        let blob = proof::envelope::encode_bytes(&bytes).map_err(unprovable)?;
         let since = Instant::now();
-        let verified = proof::cairo::verify(&blob, &statement, &prover).map_err(|rejection| {
-            ProveError::Unprovable { detail: format!("the strict verifier refuses the proof: {rejection}") }
-        })?;
+        let verified = proof::cairo::verify(&blob, &statement, &prover)
+            .map_err(|rejection| unprovable(format!("the strict verifier refuses the proof: {rejection}")))?;
         let verify_us = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         if verified.output != output {
-            return Err(ProveError::Unprovable { detail: "the proof's output is not the run's".into() });
+            return Err(unprovable("the proof's output is not the run's"));
         }
         Ok(Proven {
             proof_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
@@ -236,8 +240,46 @@ impl Engine {
             total_steps,
             verify_us,
             phases_ms: clock.finish(),
-            estimated_bytes: if store_coefficients { estimate.bytes } else { estimate.bytes_lean },
+            estimated_bytes,
         })
+    }
+
+    /// Makes a proof of one run and leaves it at that: no statement is compared with the input, and no verifier sees the
+    /// proof. What [`Engine::prove`] does between the two; by itself good for measuring, and for testing verifiers.
+    ///
+    /// # Errors
+    /// [`ProveError`].
+    pub fn prove_unchecked(&mut self, run: BoundRun, observer: Observer) -> Result<Unchecked, ProveError> {
+        let clock = Clock::new(observer);
+        let program = Program::load(&run.program)?;
+        let args = Arguments::parse(program.kind(), run.args.as_deref())?;
+        let BoundRun { hash_function, binding, max_steps, .. } = run;
+        let run = RunRequest { program, args, hash_function, binding, max_steps, trace: true };
+        let made = self.make(run, None, &clock)?;
+        let blob = proof::envelope::encode(&made.proof).map_err(unprovable)?;
+        Ok(Unchecked { blob, output: made.output, steps: made.steps })
+    }
+
+    /// Runs and proves.
+    fn make(&mut self, request: RunRequest, memory_limit: Option<u64>, clock: &Clock) -> Result<Made, ProveError> {
+        if self.warm.is_none() {
+            clock.enter(Stage::Warming);
+            self.warm_up();
+        }
+        clock.enter(Stage::Running);
+        let run = run(request)?;
+        let (output, steps, total_steps) = (run.output, run.steps, run.total_steps);
+        clock.enter(Stage::Adapting);
+        let input = guarded("adapting the run", || adapt(&run.runner).map_err(|e| e.to_string()))?;
+        drop(run.runner);
+        let estimate = memory::estimate(&ExecutionResources::from_prover_input(&input), total_steps);
+        if let Some(limit) = memory_limit.filter(|limit| estimate.bytes_lean > *limit) {
+            return Err(ProveError::Memory { needed: estimate.bytes_lean, limit });
+        }
+        let store_coefficients = memory_limit.is_none_or(|limit| estimate.bytes <= limit);
+        let proof = self.prove_input(input, &estimate, store_coefficients, clock)?;
+        let estimated_bytes = if store_coefficients { estimate.bytes } else { estimate.bytes_lean };
+        Ok(Made { proof, output, steps, total_steps, estimated_bytes })
     }
 
     fn prove_input(
@@ -275,6 +317,19 @@ impl Engine {
         }
         result
     }
+}
+
+/// A run and its proof.
+struct Made {
+    proof: proof::envelope::CairoProof,
+    output: Vec<Felt>,
+    steps: u64,
+    total_steps: u64,
+    estimated_bytes: u64,
+}
+
+fn unprovable(detail: impl std::fmt::Display) -> ProveError {
+    ProveError::Unprovable { detail: detail.to_string() }
 }
 
 /// Loads program and arguments and compares them with the statement.

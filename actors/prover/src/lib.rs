@@ -38,7 +38,7 @@ pub mod sample;
 pub mod stages;
 pub mod worker;
 
-pub use engine::{Engine, ProveError, ProveRequest, Proven};
+pub use engine::{BoundRun, Engine, ProveError, ProveRequest, Proven, Unchecked};
 pub use error::ProgramError;
 pub use execute::{ExecuteRequest, Executed, execute};
 pub use hash::choose_hash;

@@ -120,7 +120,7 @@ fn describe(status: &Value) -> Moment {
     let attempt = plain(&task["attempt"]);
     let prover: String = task["prover"].as_str().unwrap_or("-").chars().take(8).collect();
     let rejections = task["rejections"].as_array().map_or(0, Vec::len);
-    let again = if rejections > 0 { format!(", {rejections} rejected before") } else { String::new() };
+    let again = if rejections > 0 { format!(", {rejections} rejected or void before") } else { String::new() };
     let (permille, line) = match (status["status"].as_str(), task["state"].as_str()) {
         (Some("running"), Some("voting")) => (920, format!("voting on the proof of {prover}{again}")),
         (Some("running"), Some("certified")) => (960, "certified, being settled".to_string()),

@@ -2,8 +2,8 @@
 //!
 //! Candidates are the provers registered at the job's submission (the job keeps a snapshot of them); their order is
 //! weighted rendezvous hashing over (job, task, attempt, seed), where the seed is that of the block after the
-//! submission, so that a submitter can't choose its prover. Provers whose leases lapsed shortly before stand behind all
-//! others, never outside, so that a task can't be left without anyone.
+//! submission, so that a submitter can't choose its prover. Provers whose leases lapsed shortly before, and those whose
+//! claim for this very task was voided, stand behind all others, never outside, so that a task can't be left without anyone.
 //!
 //! # The hash, exactly
 //!
@@ -144,8 +144,9 @@ pub(crate) fn order_of(
     let (Some(seed), JobStatus::Running) = (record.seed, record.status) else { return Ok(None) };
     let params = state::params(view)?;
     let registered = state::provers(view)?;
-    let out: BTreeSet<_> =
-        of_task.declines.keys().copied().chain(of_task.rejections.iter().map(|r| r.prover)).collect();
+    let rejected = of_task.rejections.iter().filter(|r| r.check.is_some());
+    let out: BTreeSet<_> = of_task.declines.keys().copied().chain(rejected.map(|r| r.prover)).collect();
+    let behind: BTreeSet<_> = of_task.rejections.iter().filter(|r| r.check.is_none()).map(|r| r.prover).collect();
     // A prover that leaves keeps only the turn it holds.
     let stays = |key: &PublicKey, exiting: bool| !exiting || of_task.lease.is_some_and(|l| l.prover == *key);
     let here: BTreeSet<_> = registered.iter().filter(|(key, p)| stays(key, p.exiting)).map(|(key, _)| *key).collect();
@@ -153,6 +154,9 @@ pub(crate) fn order_of(
     candidates.retain(|c| c.steps_max >= record.spec.max_steps && here.contains(&c.prover));
     let known: BTreeSet<_> = candidates.iter().map(|c| c.prover).collect();
     candidates.retain(|c| !out.contains(&c.prover));
+    for candidate in &mut candidates {
+        candidate.lapsed |= behind.contains(&candidate.prover);
+    }
     let latecomers = registered.iter().filter(|(key, p)| {
         p.steps_max >= record.spec.max_steps && !p.exiting && !known.contains(key) && !out.contains(key)
     });

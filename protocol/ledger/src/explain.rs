@@ -174,8 +174,8 @@ fn standing(
     a: &Assignment,
     now: TimeMs,
 ) -> Result<Standing, StateError> {
-    if let Some(rejection) = task.rejections.iter().find(|r| r.prover == *prover) {
-        return Ok(Standing::Rejected { check: rejection.check });
+    if let Some(check) = task.rejections.iter().filter(|r| r.prover == *prover).find_map(|r| r.check) {
+        return Ok(Standing::Rejected { check });
     }
     if let Some(reason) = task.declines.get(prover) {
         return Ok(Standing::Declined { reason: *reason });

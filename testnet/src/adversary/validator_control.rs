@@ -26,13 +26,16 @@ use super::validator_peer::{self as peer, Answers};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What an adversary is started with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Setup {
     /// The genesis document.
+    #[arg(long)]
     pub genesis: PathBuf,
-    /// Home folders whose keys it holds.
+    /// Home folder whose keys it holds; may be repeated.
+    #[arg(long = "home", required = true)]
     pub homes: Vec<PathBuf>,
-    /// Addresses of the nodes, multiaddr.
+    /// Address of a node, multiaddr; may be repeated.
+    #[arg(long = "peer", required = true)]
     pub peers: Vec<String>,
 }
 

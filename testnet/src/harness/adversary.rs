@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +13,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::process::die_with_parent;
+
+/// Events that wait for their reader; with more, the adversary waits.
+const EVENTS: usize = 1024;
 
 /// A running adversary.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ impl Adversary {
         let mut child = command.spawn().with_context(|| format!("starting {}", binary.display()))?;
         let orders = child.stdin.take().context("standard input")?;
         let out = child.stdout.take().context("standard output")?;
-        let (sender, events) = channel();
+        let (sender, events) = sync_channel(EVENTS);
         std::thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(Result::ok) {
                 let event = serde_json::from_str(&line).unwrap_or(Value::String(line));

@@ -57,7 +57,7 @@ impl Stage {
         let keys = cluster.genesis()?.validators;
         let key = |index: &usize| keys.get(*index).map(|v| v.key.to_string()).context("key");
         let cheats = hostile.iter().map(key).collect::<Result<_>>()?;
-        let mut arguments = vec!["--genesis".to_owned(), dir.join("genesis.json").display().to_string()];
+        let mut arguments = vec!["validators".to_owned(), "--genesis".into(), dir.join("genesis.json").display().to_string()];
         for index in &hostile {
             arguments.extend(["--home".into(), cluster.node(*index)?.home.display().to_string()]);
         }
@@ -65,7 +65,7 @@ impl Stage {
             arguments.extend(["--peer".into(), address(&cluster, *index)?]);
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_proofmesh-byzantine"));
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_proofmesh-adversary"));
         let adversary = Adversary::start(&program, &arguments, &dir.join("adversary.log"))?;
         let mut stage = Self { cluster, honest, cheats, adversary, agreed: 0, evidence_in_blocks: 0 };
         stage.answer("joining")?;

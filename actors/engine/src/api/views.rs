@@ -150,7 +150,7 @@ pub struct TaskView {
     pub proof_hash: Option<BlobHash>,
     /// Progress of the proof where this node knows it (it proves itself), stage name and thousandths.
     pub progress: Option<ProgressView>,
-    /// Claims voted down.
+    /// Claims voted down, and claims on which the vote ended without a decision.
     pub rejections: Vec<RejectionView>,
 }
 
@@ -163,7 +163,7 @@ pub struct ProgressView {
     pub permille: u32,
 }
 
-/// A claim voted down.
+/// A claim that got no certificate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RejectionView {
     /// Attempt.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use cairo_air::CairoProofForRustVerifier;
 use cairo_air::cairo_components::CairoComponents;
 use cairo_air::claims::{CairoClaim, CairoInteractionClaim, lookup_sum};
 use cairo_air::components::ec_op_builtin;
@@ -25,15 +26,15 @@ use cairo_vm::vm::runners::cairo_runner::CairoRunner;
 use proof::envelope::{self, CairoProof};
 use proof::policy;
 use proof::program::{ProgramHeader, builtin_felt};
-use stwo::core::channel::{Blake2sChannel, Channel};
+use stwo::core::channel::{Channel, MerkleChannel};
 use stwo::core::fields::m31::M31;
 use stwo::core::pcs::PcsConfig;
 use stwo::core::poly::circle::CanonicCoset;
 use stwo::core::proof_of_work::GrindOps;
 use stwo::core::utils::MaybeOwned;
-use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleChannel;
-use stwo::prover::backend::Column;
+use stwo::core::vcs_lifted::blake2_merkle::{Blake2sM31MerkleChannel, Blake2sMerkleChannel};
 use stwo::prover::backend::simd::SimdBackend;
+use stwo::prover::backend::{BackendForChannel, Column};
 use stwo::prover::mempool::BaseColumnPool;
 use stwo::prover::poly::circle::{CircleEvaluation, PolyOps};
 use stwo::prover::{CommitmentSchemeProver, CommitmentTreeProver, prove_ex};
@@ -71,8 +72,13 @@ pub(crate) enum Tamper {
     OutputBesideSegment,
     /// One cell of a range-check table is another number.
     TableCell,
-    /// One query, no proof of work.
-    WeakConfig,
+    /// The proof's own configuration is another.
+    Config {
+        /// Bits of proof of work.
+        pow_bits: u32,
+        /// FRI queries.
+        queries: usize,
+    },
     /// The bootloader has one more word.
     LongerBootloader,
     /// One word of the bootloader, in code that this run does not reach, is another.
@@ -81,6 +87,10 @@ pub(crate) enum Tamper {
     StrayBuiltin,
     /// The binding task is left out.
     OneTask,
+    /// The user's task is there twice.
+    ThreeTasks,
+    /// Transcript and trees hash to words below 2^31 - 1, as another prover of the same library does.
+    OtherChannel,
 }
 
 fn asset(name: &str) -> Vec<u8> {
@@ -232,8 +242,10 @@ pub(crate) fn run(tamper: Tamper, function: HashFunction) -> CairoRunner {
         task(&simple_output_json(), Some(format!("{{\"output\": [{high}, {low}]}}"))),
         task(&fibonacci_json(), None),
     ];
-    if tamper == Tamper::OneTask {
-        tasks.remove(0);
+    match tamper {
+        Tamper::OneTask => drop(tasks.remove(0)),
+        Tamper::ThreeTasks => tasks.push(task(&fibonacci_json(), None)),
+        _ => {}
     }
     let input = SimpleBootloaderInput { fact_topologies_path: None, single_page: true, tasks };
     let config = RunMode::Proof {
@@ -277,9 +289,9 @@ fn output_beside_segment(mut runner: CairoRunner) -> (ProverInput, Vec<(u32, [u3
 
 fn config(tamper: Tamper) -> PcsConfig {
     let mut config = policy::pcs_config();
-    if tamper == Tamper::WeakConfig {
-        config.pow_bits = 0;
-        config.fri_config.n_queries = 1;
+    if let Tamper::Config { pow_bits, queries } = tamper {
+        config.pow_bits = pow_bits;
+        config.fri_config.n_queries = queries;
     }
     config
 }
@@ -311,8 +323,11 @@ fn tamper_with_sums(
     }
 }
 
-/// The prover of stwo-cairo, step by step, with something done to it on the way.
-fn prove(tamper: Tamper) -> CairoProof {
+/// The prover of stwo-cairo, step by step, with something done to it on the way; the channel is `MC`.
+fn prove<MC: MerkleChannel>(tamper: Tamper) -> CairoProofForRustVerifier<MC::H>
+where
+    SimdBackend: BackendForChannel<MC>,
+{
     let runner = run(tamper, statement().hash_function);
     let (mut input, section) = if tamper == Tamper::OutputBesideSegment {
         let (input, section) = output_beside_segment(runner);
@@ -339,7 +354,7 @@ fn prove(tamper: Tamper) -> CairoProof {
         columns[at] = CircleEvaluation::new(columns[at].domain, values);
     }
     let pool = BaseColumnPool::new();
-    let tree = CommitmentTreeProver::<SimdBackend, Blake2sMerkleChannel>::new(
+    let tree = CommitmentTreeProver::<SimdBackend, MC>::new(
         SimdBackend::interpolate_columns(columns, &twiddles),
         config.fri_config.log_blowup_factor,
         &twiddles,
@@ -347,7 +362,7 @@ fn prove(tamper: Tamper) -> CairoProof {
         config.lifting_log_size,
         &pool,
     );
-    let channel = &mut Blake2sChannel::default();
+    let channel = &mut MC::C::default();
     channel.mix_felts(&[policy::CHANNEL_SALT.into()]);
     config.mix_into(channel);
     let mut scheme = CommitmentSchemeProver::with_memory_pool(config, &twiddles, &pool);
@@ -356,7 +371,7 @@ fn prove(tamper: Tamper) -> CairoProof {
 
     let (evaluations, mut claim, generator) = create_cairo_claim_generator(input, Arc::clone(&table)).write_trace();
     tamper_with_claim(&mut claim, tamper, section);
-    claim.mix_into::<Blake2sMerkleChannel>(channel);
+    claim.mix_into::<MC>(channel);
     let mut builder = scheme.tree_builder();
     builder.extend_evals(evaluations);
     builder.commit(channel);
@@ -372,8 +387,8 @@ fn prove(tamper: Tamper) -> CairoProof {
     builder.commit(channel);
 
     let components = CairoComponents::new(&claim, &elements, &interaction_claim, &table.ids());
-    let stark = prove_ex::<SimdBackend, _>(&cairo_provers(&components), channel, scheme, false).unwrap();
-    CairoProof {
+    let stark = prove_ex::<SimdBackend, MC>(&cairo_provers(&components), channel, scheme, false).unwrap();
+    CairoProofForRustVerifier {
         claim,
         interaction_pow,
         interaction_claim,
@@ -389,8 +404,9 @@ fn cache_folder() -> PathBuf {
     folder
 }
 
-/// The proof made under `tamper`, made once for given inputs, policy and version of this file.
-pub(crate) fn proof(tamper: Tamper) -> CairoProof {
+/// The bytes of the proof made under `tamper`, in their envelope; made once for given inputs, policy and version of this
+/// file.
+pub(crate) fn blob(tamper: Tamper) -> Vec<u8> {
     let mut key = blake3::Hasher::new();
     let parameters = format!("{tamper:?} {:?} {:?}", config(tamper), statement());
     for part in
@@ -404,11 +420,20 @@ pub(crate) fn proof(tamper: Tamper) -> CairoProof {
     let lock = File::create(folder.join("lock")).unwrap();
     lock.lock().unwrap();
     if let Ok(blob) = fs::read(&path) {
-        return envelope::decode(&blob).unwrap();
+        return blob;
     }
-    let made = prove(tamper);
+    let blob = if tamper == Tamper::OtherChannel {
+        envelope::encode_bytes(&bincode1::serialize(&prove::<Blake2sM31MerkleChannel>(tamper)).unwrap()).unwrap()
+    } else {
+        envelope::encode(&prove::<Blake2sMerkleChannel>(tamper)).unwrap()
+    };
     let part = path.with_extension("part");
-    fs::write(&part, envelope::encode(&made).unwrap()).unwrap();
+    fs::write(&part, &blob).unwrap();
     fs::rename(&part, &path).unwrap();
-    made
+    blob
+}
+
+/// The proof made under `tamper`.
+pub(crate) fn proof(tamper: Tamper) -> CairoProof {
+    envelope::decode(&blob(tamper)).unwrap()
 }

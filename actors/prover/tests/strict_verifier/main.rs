@@ -12,6 +12,7 @@ use std::time::Instant;
 use ::proof::cairo::{Verified, verify, verify_decoded};
 use ::proof::envelope::{self, CairoProof};
 use ::proof::{Rejection, policy};
+use cairo_air::CairoProofForRustVerifier;
 use cairo_air::verifier::verify_cairo;
 use cairo_program_runner_lib::compute_program_hash_chain;
 use cairo_program_runner_lib::hints::types::HashFunc;
@@ -20,7 +21,7 @@ use forge::{LIE, PROVER, Tamper, bootloader_json, fibonacci_json, header, proof,
 use stwo::core::fields::m31::{M31, P};
 use stwo::core::fields::qm31::SecureField;
 use stwo::core::poly::line::LinePoly;
-use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleChannel;
+use stwo::core::vcs_lifted::blake2_merkle::{Blake2sM31MerkleChannel, Blake2sM31MerkleHasher, Blake2sMerkleChannel};
 use stwo_cairo_prover::witness::preprocessed_trace::generate_preprocessed_commitment_root;
 use types::felt::Felt;
 use types::job::{HashFunction, OutputRule};
@@ -168,11 +169,50 @@ fn another_cell_in_a_table() {
     refused(&forged, Check::PreprocessedRoot);
 }
 
+/// The stock verifier takes the parameters from the proof. Thirteen bits in all; one query with the full proof of work; all
+/// queries without proof of work; one query and nothing else.
 #[test]
 fn a_weak_configuration() {
-    let forged = proof(Tamper::WeakConfig);
-    assert!(stock_accepts(&forged));
-    refused(&forged, Check::Config);
+    let policy = policy::pcs_config();
+    for (pow_bits, queries, part) in [
+        (0, 13, "pow_bits is 0"),
+        (policy.pow_bits, 1, "n_queries is 1"),
+        (0, policy.fri_config.n_queries, "pow_bits is 0"),
+        (0, 1, "pow_bits is 0"),
+    ] {
+        let forged = proof(Tamper::Config { pow_bits, queries });
+        assert!(stock_accepts(&forged), "{pow_bits} bits, {queries} queries");
+        let rejection = refused(&forged, Check::Config);
+        assert!(rejection.reason.contains(part), "{rejection}");
+    }
+}
+
+/// The salt enters the transcript modulo 2^31 - 1, so that one transcript has several salts.
+#[test]
+fn an_alias_of_the_salt() {
+    for salt in [P, 2 * P] {
+        let mut alias = proof(Tamper::None);
+        alias.channel_salt = salt;
+        assert!(stock_accepts(&alias), "{salt}");
+        let rejection = refused(&alias, Check::Config);
+        assert!(rejection.reason.contains("channel_salt"), "{rejection}");
+    }
+}
+
+/// A sound proof for the stock verifier of another channel. Its hashes look like ours.
+#[test]
+fn a_proof_over_another_channel() {
+    let blob = forge::blob(Tamper::OtherChannel);
+    let theirs: CairoProofForRustVerifier<Blake2sM31MerkleHasher> =
+        bincode1::deserialize(&envelope::unpack(&blob).unwrap()).unwrap();
+    assert!(verify_cairo::<Blake2sM31MerkleChannel>(theirs).is_ok());
+    let mut forged = envelope::decode(&blob).unwrap();
+    assert!(!stock_accepts(&forged));
+    refused(&forged, Check::PreprocessedRoot);
+    // With our tables' root in place of theirs, the transcript is another from its first word on.
+    forged.stark_proof.0.commitments[0].0 = policy::PREPROCESSED_ROOT;
+    assert!(!stock_accepts(&forged));
+    assert!(!refused(&forged, Check::Stark).panicked);
 }
 
 #[test]
@@ -188,11 +228,13 @@ fn another_bootloader() {
 }
 
 #[test]
-fn a_proof_without_the_binding_task() {
-    let forged = proof(Tamper::OneTask);
-    assert!(stock_accepts(&forged));
-    let rejection = refused(&forged, Check::Output);
-    assert!(rejection.reason.contains("0x1 tasks"), "{rejection}");
+fn a_task_too_few_or_too_many() {
+    for (tamper, part) in [(Tamper::OneTask, "0x1 tasks"), (Tamper::ThreeTasks, "0x3 tasks")] {
+        let forged = proof(tamper);
+        assert!(stock_accepts(&forged), "{tamper:?}");
+        let rejection = refused(&forged, Check::Output);
+        assert!(rejection.reason.contains(part), "{rejection}");
+    }
 }
 
 /// A number and the same number plus the modulus enter the transcript alike: two proofs of one transcript.
@@ -208,11 +250,14 @@ fn unreduced_and_overlong_numbers() {
     assert!(stock_accepts(&unreduced));
     refused(&unreduced, Check::Format);
 
-    // Only 252 bits of a public word are read; this output is not below the prime, and not what the program wrote.
-    let mut overlong = proof(Tamper::None);
-    overlong.claim.public_data.public_memory.output.last_mut().unwrap().1[7] |= 0x7000_0000;
-    assert!(stock_accepts(&overlong));
-    refused(&overlong, Check::Format);
+    // Only 252 bits of a public word are read: the output plus 2^252, or plus seven times that, is not below the prime, and
+    // not what the program wrote.
+    for multiple in [1, 7] {
+        let mut overlong = proof(Tamper::None);
+        overlong.claim.public_data.public_memory.output.last_mut().unwrap().1[7] += multiple << 28;
+        assert!(stock_accepts(&overlong));
+        refused(&overlong, Check::Format);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use types::verdict::Claim;
 use super::{Context, Event, Exec};
 use crate::error::StateError;
 use crate::limits::{TIME_GROUP, TIMERS_PER_BLOCK_MAX};
-use crate::state::records::{GroupTime, Idempotency, TaskState, TimerKind};
+use crate::state::records::{GroupTime, Idempotency, Rejection, TaskState, TimerKind};
 use crate::state::{self, Overlay, keys};
 
 /// Writes the time of a group's first height and forgets groups that no evidence can need any more.
@@ -103,12 +103,16 @@ impl Exec<'_> {
     }
 
     fn voting_ends(&mut self, id: &JobId, index: u32, attempt: u32) -> Result<(), StateError> {
-        let Some((job, task)) = state::job(&self.st, id)?.zip(state::task(&self.st, id, index)?) else { return Ok(()) };
+        let Some((job, mut task)) = state::job(&self.st, id)?.zip(state::task(&self.st, id, index)?) else {
+            return Ok(());
+        };
         let TaskState::Voting(commit) = &task.state else { return Ok(()) };
         if task.attempt != attempt {
             return Ok(());
         }
-        self.release(&commit.prover)?;
+        let prover = commit.prover;
+        self.release(&prover)?;
+        task.rejections.push(Rejection { attempt, prover, check: None });
         self.events.push(Event::AttemptVoided { job: *id, task: index, attempt });
         self.next_attempt(id, job, index, task)
     }

@@ -4,7 +4,7 @@ use types::ids::{Amount, JobId};
 use types::job::{JobStatus, Stage};
 use types::keys::PublicKey;
 use types::validator::ValidatorSet;
-use types::verdict::{Claim, Outcome, ProofCertificate, Verdict};
+use types::verdict::{Check, Claim, Outcome, ProofCertificate, Verdict};
 
 use super::{Event, Exec};
 use crate::error::{LedgerError, StateError, TxCode, TxError};
@@ -42,7 +42,9 @@ impl Exec<'_> {
         let mut task = state::task(&self.st, &id, index)?.ok_or_else(unknown)?;
         let commit = match &task.state {
             TaskState::Certified(_) if task.attempt == attempt => return Err(recorded().into()),
-            _ if task.rejections.iter().any(|r| r.attempt == attempt) => return Err(recorded().into()),
+            _ if task.rejections.iter().any(|r| r.attempt == attempt && r.check.is_some()) => {
+                return Err(recorded().into());
+            }
             TaskState::Voting(commit) if task.attempt == attempt => commit.clone(),
             TaskState::Unseeded
             | TaskState::Open
@@ -84,7 +86,7 @@ impl Exec<'_> {
             Some(Outcome::Rejected) => {
                 let check =
                     certificate.failed_check(&set).ok_or_else(|| refuse("no failed check".into(), "a named check"))?;
-                Ok(self.reject(&id, job, index, task, &commit, Rejection { attempt, prover: commit.prover, check })?)
+                Ok(self.reject(&id, job, index, task, &commit, check)?)
             }
         }
     }
@@ -141,10 +143,10 @@ impl Exec<'_> {
         index: u32,
         mut task: TaskRecord,
         commit: &Commit,
-        rejection: Rejection,
+        check: Check,
     ) -> Result<(), StateError> {
-        task.rejections.push(rejection);
-        let Rejection { attempt, prover, check } = rejection;
+        let (attempt, prover) = (task.attempt, commit.prover);
+        task.rejections.push(Rejection { attempt, prover, check: Some(check) });
         self.events.push(Event::ClaimRejected { job: *id, task: index, attempt, prover, check });
         self.release(&commit.prover)?;
         self.next_attempt(id, job, index, task)

@@ -194,15 +194,17 @@ pub enum TaskState {
     Closed,
 }
 
-/// A claim that the validators rejected.
+/// A claim that got no certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Rejection {
     /// Attempt of the claim.
     pub attempt: u32,
-    /// Who committed it; may not try this task again.
+    /// Who committed it.
     pub prover: PublicKey,
-    /// The check most power named.
-    pub check: Check,
+    /// The check most power named as failed: the prover may not try this task again. `None` when the time for verdicts ended
+    /// without a decision, which may be nobody's fault: the prover then stands behind all others for this task, so that one
+    /// whose proofs nobody can fetch does not use up every attempt.
+    pub check: Option<Check>,
 }
 
 /// A task of a job.
@@ -220,7 +222,7 @@ pub struct TaskRecord {
     pub lease: Option<Lease>,
     /// Who gave this attempt away.
     pub declines: BTreeMap<PublicKey, DeclineReason>,
-    /// Claims rejected so far.
+    /// Claims rejected or voided so far.
     pub rejections: Vec<Rejection>,
     /// When the next attempt begins because everyone declined this one.
     pub retry_at: Option<TimeMs>,

@@ -123,6 +123,11 @@ fn no_verdict_voids_the_attempt_and_the_last_one_fails_with_refund() {
     assert!(executed.events.contains(&Event::AttemptVoided { job, task: 0, attempt: 0 }));
     let late = c.verdicts(&subject, &VALID, &user(2));
     assert_eq!(c.refused(&late), TxCode::NotInVoting);
+    // Nobody is punished, but this task's next attempts are for others first.
+    let view = query::job(&c.kv, &job).unwrap().unwrap();
+    assert_eq!(view.tasks[0].rejections, [Rejection { attempt: 0, prover: order[0].public(), check: None }]);
+    let next = c.order(&job);
+    assert_eq!((next.len(), next[2].public()), (3, order[0].public()));
     let first = c.order(&job).remove(0);
     assert_eq!(state::prover(&c.kv, &order[0].public()).unwrap().unwrap().lapses, 0);
     let commit = c.commit_tx(&first, job, 1, proof_claim(10));
@@ -317,7 +322,7 @@ fn declines_are_bounded_so_that_a_record_always_decodes() {
         id[..4].copy_from_slice(&n.to_le_bytes());
         task.declines.insert(types::keys::PublicKey::new(id), DeclineReason::Busy);
     }
-    let rejection = Rejection { attempt: 0, prover: user(3).public(), check: Check::Stark };
+    let rejection = Rejection { attempt: 0, prover: user(3).public(), check: Some(Check::Stark) };
     task.rejections = vec![rejection; 1_000];
     let writes = {
         let mut overlay = state::Overlay::new(&c.kv);
