@@ -3,24 +3,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use network::{GossipMessage, NetworkHandle, PresenceInput};
+use network::{GossipMessage, NetworkHandle};
 use tokio::sync::{oneshot, watch};
 use types::blob::blob_hash;
 use types::block::Block;
-use types::codec::encode_body;
-use types::genesis::Genesis;
 use types::gossip::{ConsensusMessage, ProposalMessage, TxMessage};
-use types::ids::{BlobHash, BlockId, GenesisHash, Height, JobId, Round, TimeMs};
+use types::ids::{BlobHash, BlockId, GenesisHash, Height, JobId, Round};
 use types::keys::{PublicKey, SecretKey};
 use types::rpc_sync::{Request, Response};
-use types::signing::Domain;
 use types::transaction::{Action, SenderTx, Transaction};
 use types::verdict::{Claim, ProofVote, Verdict, VoteSubject};
 use types::vote::{Proposal, Vote, VoteKind};
 
+use super::identity::{Identity, wall_clock};
 use super::validator_chain::Chain;
 use super::validator_forge::{Spoil, craft, heights_ahead};
 use super::validator_peer::Answers;
@@ -29,17 +27,6 @@ use super::validator_peer::Answers;
 const FOLLOW: Duration = Duration::from_millis(50);
 /// Time between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(40);
-/// Time between two presence records.
-const PRESENCE: Duration = Duration::from_secs(4);
-
-/// Keys of one validator of the genesis document.
-pub(super) struct Keys {
-    /// Signs votes and proposals.
-    pub(super) consensus: SecretKey,
-    /// Owns credits and the prover.
-    pub(super) account: SecretKey,
-}
-
 /// A spoilt proposal that waits for its turn.
 pub(super) struct Plan {
     /// Which of the keys proposes.
@@ -65,7 +52,7 @@ pub(super) struct Proposed {
 /// The adversary.
 pub(super) struct Validator {
     genesis: GenesisHash,
-    keys: Vec<Keys>,
+    keys: Vec<Identity>,
     chain: Mutex<Chain>,
     heads: watch::Sender<Height>,
     nets: Mutex<BTreeMap<String, (NetworkHandle, Answers)>>,
@@ -81,18 +68,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn wall_clock() -> TimeMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    TimeMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Validator {
     /// With real keys, before the first block.
-    pub(super) fn new(genesis: &Genesis, keys: Vec<Keys>) -> Result<Self> {
+    pub(super) fn new(keys: Vec<Identity>) -> Result<Self> {
+        let first = keys.first().context("no home is named")?;
         Ok(Self {
-            genesis: genesis.hash(),
+            genesis: first.chain,
+            chain: Mutex::new(Chain::new(&first.genesis)?),
             keys,
-            chain: Mutex::new(Chain::new(genesis)?),
             heads: watch::Sender::new(Height(0)),
             nets: Mutex::default(),
             blobs: Mutex::default(),
@@ -185,24 +168,6 @@ impl Validator {
                     }
                 }
             }
-        }
-    }
-
-    /// Says now and then, as a validator does, at which peer id it is reached.
-    pub(super) async fn announce(self: Arc<Self>) {
-        loop {
-            if let (Ok(net), Some(key), Ok(head)) = (self.net("main"), self.consensus(0), self.chain().head()) {
-                let input = PresenceInput {
-                    height: head.height,
-                    time_ms: wall_clock(),
-                    prover: self.account(0).map(SecretKey::public),
-                    validator: Some(key.public()),
-                };
-                let presence = net.presence(input);
-                let signature = key.sign(Domain::PeerProof, &self.genesis, &encode_body(&presence));
-                net.announce(presence, Some(signature));
-            }
-            tokio::time::sleep(PRESENCE).await;
         }
     }
 

@@ -1,7 +1,6 @@
 //! Commands of an adversary, one JSON object a line on standard input, one answer a line on standard output: `{"ok": ..}` or
 //! `{"error": ".."}`. It ends with its input.
 
-use std::io::BufRead;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +9,15 @@ use anyhow::{Context, Result};
 use network::{Events, NetworkHandle};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
-use types::genesis::Genesis;
-use types::ids::{BlockId, Height, JobId, Round, parse_hex32};
+use tokio::sync::oneshot;
+use types::ids::{BlockId, Height, JobId, Round};
 use types::keys::SecretKey;
 use types::transaction::Action;
 use types::verdict::{Check, Verdict, VoteSubject};
 use types::vote::VoteKind;
 
-use super::validator::{Keys, Plan, Validator};
+use super::identity::{Identity, announce, orders, report};
+use super::validator::{Plan, Validator};
 use super::validator_forge::Spoil;
 use super::validator_peer::{self as peer, Answers};
 
@@ -28,9 +27,6 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// What an adversary is started with.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Setup {
-    /// The genesis document.
-    #[arg(long)]
-    pub genesis: PathBuf,
     /// Home folder whose keys it holds; may be repeated.
     #[arg(long = "home", required = true)]
     pub homes: Vec<PathBuf>,
@@ -125,42 +121,33 @@ struct Control {
     subject: Option<VoteSubject>,
 }
 
-/// Reads a key file of a home folder.
-fn key(home: &std::path::Path, name: &str) -> Result<SecretKey> {
-    let path = home.join("keys").join(name);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(SecretKey::from_seed(parse_hex32("key", text.trim_end())?))
-}
-
 /// Runs an adversary until standard input ends.
 ///
 /// # Errors
 /// When keys or genesis can't be read, or it can't join the network.
 pub async fn run(setup: &Setup) -> Result<()> {
-    let genesis: Genesis = serde_json::from_slice(&std::fs::read(&setup.genesis)?)?;
-    let load = |home: &PathBuf| Ok(Keys { consensus: key(home, "consensus.key")?, account: key(home, "account.key")? });
-    let keys = setup.homes.iter().map(load).collect::<Result<Vec<_>>>()?;
-    let node_key = setup.homes.first().map(|home| key(home, "node.key")).context("no home is named")??;
-    let who = Arc::new(Validator::new(&genesis, keys)?);
-    let bootstrap = setup.peers.iter().map(|p| Ok(p.parse()?)).collect::<Result<Vec<_>>>()?;
-    let (net, events) = peer::start(who.genesis(), node_key, bootstrap, false).await?;
+    let keys = setup.homes.iter().map(|home| Identity::of_home(home)).collect::<Result<Vec<_>>>()?;
+    let first = keys.first().cloned().context("no home is named")?;
+    let (net, events) = first.join(&setup.peers).await?;
+    let who = Arc::new(Validator::new(keys)?);
     join(&who, "main", &net, events, Answers::Honest);
     tokio::spawn(Arc::clone(&who).propose_in_turn());
     tokio::spawn(Arc::clone(&who).follow());
-    tokio::spawn(Arc::clone(&who).announce());
-    let mut lines = lines()?;
+    let (prover, validator) = (Some(first.account.public()), Some(first.consensus));
+    let height = {
+        let who = Arc::clone(&who);
+        move || who.chain().head().map_or(Height(0), |head| head.height)
+    };
+    tokio::spawn(announce(net.clone(), first.chain, prover, validator, height));
+    let mut orders = orders();
     peer::connected(&net, setup.peers.len()).await?;
-    println!("{}", json!({ "ok": { "peers": net.peers().len() } }));
+    report(&json!({ "ok": { "peers": net.peers().len() } }));
     let mut control = Control { who, subject: None };
-    while let Some(line) = lines.recv().await {
-        let done = match serde_json::from_str(&line) {
-            Ok(command) => control.carry_out(command).await,
-            Err(error) => Err(error.into()),
-        };
-        match done {
-            Ok(answer) => println!("{}", json!({ "ok": answer })),
-            Err(error) => println!("{}", json!({ "error": format!("{error:#}") })),
-        }
+    while let Some(command) = orders.recv().await {
+        report(&match control.carry_out(command).await {
+            Ok(answer) => json!({ "ok": answer }),
+            Err(error) => json!({ "error": format!("{error:#}") }),
+        });
     }
     Ok(())
 }
@@ -170,20 +157,6 @@ fn join(who: &Arc<Validator>, name: &str, net: &NetworkHandle, events: Events, a
     who.add_net(name, net.clone(), answers);
     let (who, name, net) = (Arc::clone(who), name.to_owned(), net.clone());
     tokio::spawn(async move { peer::serve(&who, &name, &net, events).await });
-}
-
-/// Lines of standard input, read by a thread of their own.
-fn lines() -> Result<mpsc::Receiver<String>> {
-    let (sender, receiver) = mpsc::channel(16);
-    std::thread::Builder::new().name("input".into()).spawn(move || {
-        for line in std::io::stdin().lock().lines() {
-            let Ok(line) = line else { return };
-            if sender.blocking_send(line).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(receiver)
 }
 
 const fn vote_kind(kind: &Kind) -> VoteKind {

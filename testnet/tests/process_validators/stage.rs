@@ -57,7 +57,7 @@ impl Stage {
         let keys = cluster.genesis()?.validators;
         let key = |index: &usize| keys.get(*index).map(|v| v.key.to_string()).context("key");
         let cheats = hostile.iter().map(key).collect::<Result<_>>()?;
-        let mut arguments = vec!["validators".to_owned(), "--genesis".into(), dir.join("genesis.json").display().to_string()];
+        let mut arguments = vec!["validators".to_owned()];
         for index in &hostile {
             arguments.extend(["--home".into(), cluster.node(*index)?.home.display().to_string()]);
         }
