@@ -61,11 +61,7 @@ fn run() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            if json {
-                cli::print(&failure.to_json().to_string());
-            } else {
-                cli::print_error(&failure.to_string());
-            }
+            cli::Output::new(json).failed(&failure);
             failure.exit.into()
         }
     }

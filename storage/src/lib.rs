@@ -27,7 +27,7 @@ pub use blobs::{BlobStatus, BlobStore, BlobWriter};
 pub use error::{ErrorClass, Result, StorageError};
 pub use home::{Home, Layout};
 pub use memory::MemoryStore;
-pub use records::{BlockCommit, Head, TxLocation};
+pub use records::{BlockCommit, Head, SignedMessages, TxLocation};
 pub use rocks::RocksStore;
 pub use store::{Snapshot, Store, StoreRead};
 pub use table::{Batch, Durability, Table};

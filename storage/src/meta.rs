@@ -9,7 +9,7 @@ use types::validator::ValidatorSet;
 use types::verdict::{ProofCertificate, SignedProofVote};
 
 use crate::error::{Result, StorageError};
-use crate::records::{Head, META_SCHEMA, TxLocation};
+use crate::records::{Head, META_SCHEMA, SignedMessages, TxLocation};
 use crate::store::{Store, StoreRead, decoded};
 use crate::table::{Batch, Durability, Table};
 
@@ -206,6 +206,8 @@ fn count_records(store: &dyn StoreRead) -> Result<BTreeMap<&'static str, u64>> {
                     decoded::<ProofCertificate>(value)?;
                 } else if table == Table::Verdicts {
                     decoded::<SignedProofVote>(value)?;
+                } else if table == Table::Signed {
+                    decoded::<SignedMessages>(value)?;
                 }
             }
             count = count.saturating_add(page.len() as u64);

@@ -82,6 +82,7 @@ fn every_kind_of_damage_is_named() {
         ("6 records, the chain has 5", Box::new(|s| put(s, Table::Blocks, &key(9), Some(vec![])))),
         ("proof certificate", Box::new(|s| put(s, Table::JobRecords, &[7; 36], Some(vec![9])))),
         ("evidence", Box::new(|s| put(s, Table::Evidence, &[7; 32], Some(vec![9])))),
+        ("signed messages", Box::new(|s| put(s, Table::Signed, &key(2), Some(vec![9])))),
     ];
     for (name, damage) in damages {
         let store = chain_in_memory(5);

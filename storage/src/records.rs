@@ -10,6 +10,7 @@ use types::kv::KvWrites;
 use types::limits::CONSENSUS_BYTES_MAX;
 use types::receipt::SetChange;
 use types::verdict::{ProofCertificate, VoteSubject};
+use types::vote::{SignedProposal, SignedVote};
 
 /// The newest block whose effects are in the state.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -76,6 +77,21 @@ impl Wire for EvidenceRecord {
     const NAME: &'static str = "evidence";
     const VERSION: u16 = 1;
     const BYTES_MAX: usize = 16 << 10;
+}
+
+/// What validators signed at one height, each message verified.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct SignedMessages {
+    /// Votes.
+    pub votes: Vec<SignedVote>,
+    /// Proposals.
+    pub proposals: Vec<SignedProposal>,
+}
+
+impl Wire for SignedMessages {
+    const NAME: &'static str = "signed messages";
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = 2 << 20;
 }
 
 pub(crate) const META_HEAD: &[u8] = b"head";

@@ -20,7 +20,8 @@ use types::verdict::{ProofCertificate, SignedProofVote};
 
 use crate::error::{Result, StorageError};
 use crate::records::{
-    BlockCommit, EvidenceRecord, Head, META_GENESIS, META_HEAD, SetChangeRecord, TxLocation, task_key, verdict_key,
+    BlockCommit, EvidenceRecord, Head, META_GENESIS, META_HEAD, SetChangeRecord, SignedMessages, TxLocation, task_key,
+    verdict_key,
 };
 use crate::table::{Batch, Durability, Table};
 
@@ -191,6 +192,14 @@ pub trait StoreRead: Send + Sync {
         rows.iter().map(|(_, value)| Ok(decoded::<EvidenceRecord>(value)?.0)).collect()
     }
 
+    /// Votes and proposals seen for a height, while they are kept.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn signed(&self, height: Height) -> Result<Option<SignedMessages>> {
+        typed(self.record(Table::Signed, &height.0.to_be_bytes())?)
+    }
+
     /// Remembered peers, by key; at most `limit`.
     ///
     /// # Errors
@@ -322,6 +331,32 @@ pub trait Store: StoreRead {
         let mut batch = Batch::new();
         batch.delete(Table::Evidence, *offence.as_bytes());
         self.write(batch, Durability::Relaxed)
+    }
+
+    /// Keeps what validators signed at a height, in the place of what was kept for it; not synced: a power cut may cost the last
+    /// heights, whose blocks' certificates remain.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    fn put_signed(&self, height: Height, messages: &SignedMessages) -> Result<()> {
+        let mut batch = Batch::new();
+        batch.put(Table::Signed, height.0.to_be_bytes(), messages.to_bytes());
+        self.write(batch, Durability::Relaxed)
+    }
+
+    /// Drops what is kept of heights below `height`, at most `limit` heights at a time.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    fn prune_signed(&self, height: Height, limit: usize) -> Result<()> {
+        let mut batch = Batch::new();
+        for (key, _) in self.records(Table::Signed, &[], None, limit)? {
+            if read_height(&key)? >= height {
+                break;
+            }
+            batch.delete(Table::Signed, key);
+        }
+        if batch.is_empty() { Ok(()) } else { self.write(batch, Durability::Relaxed) }
     }
 
     /// Remembers a peer under a key of at most 64 bytes with a value of at most 4,096; not synced.

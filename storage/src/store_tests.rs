@@ -149,6 +149,17 @@ fn verdicts_evidence_and_peers_come_and_go() {
         store.drop_evidence(&evidence.offence()).unwrap();
         assert!(store.pending_evidence(9).unwrap().is_empty());
 
+        let seen = |value| SignedMessages { votes: vec![vote(value)], proposals: vec![] };
+        for height in 1..=5 {
+            store.put_signed(Height(height), &seen(1)).unwrap();
+        }
+        store.put_signed(Height(5), &seen(2)).unwrap();
+        assert_eq!(store.signed(Height(5)).unwrap(), Some(seen(2)));
+        store.prune_signed(Height(4), 2).unwrap();
+        assert_eq!([2, 3, 4].map(|h| store.signed(Height(h)).unwrap().is_some()), [false, true, true]);
+        store.prune_signed(Height(4), 100).unwrap();
+        assert_eq!([3, 4].map(|h| store.signed(Height(h)).unwrap().is_some()), [false, true]);
+
         store.put_peer(b"peer", b"address").unwrap();
         assert!(matches!(store.put_peer(&[0; 65], b""), Err(StorageError::TooLarge { value: 65, limit: 64, .. })));
         assert!(matches!(store.put_peer(b"peer", &[0; 4097]), Err(StorageError::TooLarge { limit: 4096, .. })));

@@ -25,6 +25,8 @@ pub enum Table {
     Verdicts,
     /// Offence -> evidence not yet in a block. Not chain data.
     Evidence,
+    /// Height (big-endian u64) -> votes and proposals seen for it. Not chain data.
+    Signed,
     /// References to blobs, tombstones, manifests.
     BlobMeta,
     /// Peers worth dialling. Not chain data.
@@ -33,7 +35,7 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::State,
         Self::Tree,
@@ -44,6 +46,7 @@ impl Table {
         Self::JobRecords,
         Self::Verdicts,
         Self::Evidence,
+        Self::Signed,
         Self::BlobMeta,
         Self::Peers,
     ];
@@ -61,6 +64,7 @@ impl Table {
             Self::JobRecords => "job_records",
             Self::Verdicts => "verdicts",
             Self::Evidence => "evidence",
+            Self::Signed => "signed",
             Self::BlobMeta => "blob_meta",
             Self::Peers => "peers",
         }

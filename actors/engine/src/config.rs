@@ -16,8 +16,10 @@ pub struct EngineConfig {
     pub node_key_seed: [u8; 32],
     /// Consensus key; none for a node that only follows.
     pub consensus_key: Option<SecretKey>,
-    /// Account that is paid for recording certificates.
-    pub account: types::keys::PublicKey,
+    /// Key of the account that is paid for recording certificates, and that signs uptime statements.
+    pub account: SecretKey,
+    /// Block time between two uptime statements of this validator, ms; 0 for none.
+    pub uptime_ms: u64,
     /// Prover role.
     pub prover: Option<ProverConfig>,
     /// Child that inspects and re-executes programs.

@@ -4,7 +4,7 @@
 //! root
 //! |- safety    wal and signer (one thread), store (one thread), consensus      a failure stops the node
 //! |- network   link (swarm, gossip), sync, serve                               restarted with back-off
-//! |- app       mempool, availability, blobs, votes, verifier, prover, scheduler
+//! |- app       blobs, mempool, availability, votes, fraud, verifier, uptime, prover, scheduler
 //! `- edge      events
 //! ```
 //!
@@ -22,6 +22,9 @@ mod reads;
 mod safety;
 mod start;
 mod supervisor;
+mod task;
+#[cfg(test)]
+mod testkit;
 mod wiring;
 
 pub use api::{ApiError, BlobUpload, EngineHandle};

@@ -36,6 +36,12 @@ pub(crate) struct Metrics {
     pub(crate) refused: IntGaugeVec,
     /// Seconds since the start.
     pub(crate) uptime: IntGauge,
+    /// Offences found, by kind.
+    pub(crate) evidence: IntCounterVec,
+    /// Restarts of actors since the start, by actor; under two names, as dashboards know both.
+    restarts: (IntGaugeVec, IntCounterVec),
+    /// Validators of the next height.
+    pub(crate) validators: IntGauge,
 }
 
 impl Metrics {
@@ -70,7 +76,18 @@ impl Metrics {
         let votes =
             IntCounterVec::new(Opts::new("consensus_votes_total", "Own verdicts on claims, by answer."), &["verdict"])?;
         registry.register(Box::new(votes.clone()))?;
+        let counters = |name: &str, help: &str, label: &str| -> Result<IntCounterVec, prometheus::Error> {
+            let metric = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let restarts = "Restarts of the actor since the start of the node.";
+        let restart_gauge = IntGaugeVec::new(Opts::new("service_restart_count", restarts), &["actor"])?;
+        registry.register(Box::new(restart_gauge.clone()))?;
         Ok(Self {
+            evidence: counters("proofmesh_evidence_found_total", "Equivocations found here, by kind.", "kind")?,
+            restarts: (restart_gauge, counters("service_restart_count_total", restarts, "actor")?),
+            validators: gauge("consensus_active_validators", "Validators of the next height.")?,
             height: gauge("block_height", "Height of the last applied block.")?,
             round: gauge("consensus_current_view", "Round of the running height.")?,
             sync_target: gauge("proofmesh_sync_target_height", "Highest height a peer in good standing claims.")?,
@@ -103,6 +120,18 @@ impl Metrics {
             refused,
             registry,
         })
+    }
+
+    /// Shows an actor that has not restarted yet, so that its count is there from the start.
+    pub(crate) fn watch_restarts(&self, actor: &str) {
+        self.restarts.0.with_label_values(&[actor]).set(0);
+        self.restarts.1.with_label_values(&[actor]).inc_by(0);
+    }
+
+    /// Counts a restart.
+    pub(crate) fn restarted(&self, actor: &str) {
+        self.restarts.0.with_label_values(&[actor]).inc();
+        self.restarts.1.with_label_values(&[actor]).inc();
     }
 
     /// The registry as Prometheus text.

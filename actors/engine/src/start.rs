@@ -21,9 +21,11 @@ use crate::api::EngineHandle;
 use crate::api::views::ProverStatusView;
 use crate::app::availability::{Availability, AvailabilityArgs};
 use crate::app::blobs::Blobs;
+use crate::app::fraud::Fraud;
 use crate::app::mempool::Mempool;
 use crate::app::prover::{Prover, ProverArgs};
 use crate::app::scheduler::Scheduler;
+use crate::app::uptime::{Uptime, UptimeArgs};
 use crate::app::verifier::{Verifier, VerifierArgs};
 use crate::app::votes::Votes;
 use crate::config::EngineConfig;
@@ -96,6 +98,18 @@ impl Tree {
     }
 }
 
+#[cfg(test)]
+impl Tree {
+    /// The children of a subtree by name, those that run with their actor.
+    pub(crate) async fn children(&self, subtree: &str) -> Vec<(&'static str, Option<ractor::ActorCell>)> {
+        let supervisors = self.supervisors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some((_, supervisor)) = supervisors.into_iter().find(|(name, _)| *name == subtree) else { return vec![] };
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        supervisor.send_message(SupervisorMsg::Children { reply }).unwrap();
+        answer.await.unwrap()
+    }
+}
+
 /// Starts an engine. The home must be locked by the caller.
 ///
 /// # Errors
@@ -119,7 +133,7 @@ pub async fn start(config: EngineConfig) -> Result<EngineHandle, StartError> {
         genesis_hash,
         validator: config.consensus_key.as_ref().map(types::keys::SecretKey::public),
         prover: config.prover.as_ref().map(|p| p.key.public()),
-        account: config.account,
+        account: config.account.public(),
         chain,
         store: opened.store,
         blobs: opened.blobs,
@@ -239,7 +253,13 @@ fn worker_config(layout: &Layout, exe: &std::path::Path, memory_bytes: u64) -> W
 fn edge(wiring: &Wiring) -> Subtree {
     let (mailbox, ring) = (wiring.mail.events.clone(), wiring.ring.clone());
     let events = Child::new("events", move || (Events, (mailbox.clone(), ring.clone())));
-    Subtree { name: "edge", policy: Policy::Restart, children: vec![events], stop: wiring.stop.clone() }
+    Subtree {
+        name: "edge",
+        policy: Policy::Restart,
+        children: vec![events],
+        stop: wiring.stop.clone(),
+        metrics: Arc::clone(&wiring.metrics),
+    }
 }
 
 fn app(config: &EngineConfig, layout: &Layout, wiring: &Wiring, status: watch::Sender<ProverStatusView>) -> Subtree {
@@ -251,11 +271,17 @@ fn app(config: &EngineConfig, layout: &Layout, wiring: &Wiring, status: watch::S
         Child::of("mempool", wiring, || Mempool),
         Child::new("availability", move || (Availability, args.clone())),
         Child::of("votes", wiring, || Votes),
+        Child::of("fraud", wiring, || Fraud),
     ];
     if let Some(key) = &config.consensus_key {
         let run_limit = Duration::from_secs(config.executor.seconds_max);
         let args = VerifierArgs { wiring: wiring.clone(), key: key.public(), executor, run_limit };
         children.push(Child::new("verifier", move || (Verifier, args.clone())));
+        if config.uptime_ms > 0 {
+            let (observer, account, interval_ms) = (key.public(), config.account.clone(), config.uptime_ms);
+            let args = UptimeArgs { wiring: wiring.clone(), observer, account, interval_ms };
+            children.push(Child::new("uptime", move || (Uptime, args.clone())));
+        }
     }
     if let Some(p) = &config.prover {
         let mut worker = worker_config(layout, &p.worker_exe, p.memory_bytes);
@@ -266,7 +292,13 @@ fn app(config: &EngineConfig, layout: &Layout, wiring: &Wiring, status: watch::S
         children.push(Child::new("prover", move || (Prover, args.clone())));
     }
     children.push(Child::of("scheduler", wiring, || Scheduler));
-    Subtree { name: "app", policy: Policy::Restart, children, stop: wiring.stop.clone() }
+    Subtree {
+        name: "app",
+        policy: Policy::Restart,
+        children,
+        stop: wiring.stop.clone(),
+        metrics: Arc::clone(&wiring.metrics),
+    }
 }
 
 fn safety(wiring: &Wiring, disk: Disk, machine: Machine, chain: watch::Sender<Arc<ChainView>>) -> Subtree {
@@ -284,7 +316,13 @@ fn safety(wiring: &Wiring, disk: Disk, machine: Machine, chain: watch::Sender<Ar
         thread_child("store", writer_actor),
         Child::once("consensus", Consensus, args),
     ];
-    Subtree { name: "safety", policy: Policy::StopNode, children, stop: wiring.stop.clone() }
+    Subtree {
+        name: "safety",
+        policy: Policy::StopNode,
+        children,
+        stop: wiring.stop.clone(),
+        metrics: Arc::clone(&wiring.metrics),
+    }
 }
 
 fn thread_child<W: ThreadWork>(name: &'static str, actor: ThreadActor<W>) -> Child {
@@ -298,7 +336,13 @@ fn net(config: &EngineConfig, network: NetworkConfig, wiring: &Wiring) -> Subtre
         (Link, args)
     });
     let children = vec![Child::of("serve", wiring, || Serve), link, Child::of("sync", wiring, || SyncActor)];
-    Subtree { name: "network", policy: Policy::Restart, children, stop: wiring.stop.clone() }
+    Subtree {
+        name: "network",
+        policy: Policy::Restart,
+        children,
+        stop: wiring.stop.clone(),
+        metrics: Arc::clone(&wiring.metrics),
+    }
 }
 
 impl Child {
@@ -312,3 +356,7 @@ impl Child {
         Self::new(name, move || (make(), wiring.clone()))
     }
 }
+
+#[cfg(test)]
+#[path = "start_tests.rs"]
+mod tests;

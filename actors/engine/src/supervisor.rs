@@ -12,6 +12,8 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, Supervisi
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::metrics::Metrics;
+
 /// First wait before a restart; doubles with each failure up to [`BACK_OFF_MAX`].
 const BACK_OFF: Duration = Duration::from_millis(500);
 /// Longest wait before a restart.
@@ -155,6 +157,8 @@ pub(crate) struct Subtree {
     pub(crate) children: Vec<Child>,
     /// Where the end of the node is announced.
     pub(crate) stop: StopSignal,
+    /// Where restarts are counted.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// State of a supervisor.
@@ -179,6 +183,12 @@ pub(crate) enum SupervisorMsg {
         /// Index in the subtree.
         index: usize,
     },
+    /// The children by name, those that run with their actor.
+    #[cfg(test)]
+    Children {
+        /// The answer.
+        reply: tokio::sync::oneshot::Sender<Vec<(&'static str, Option<ActorCell>)>>,
+    },
 }
 
 impl Actor for Supervisor {
@@ -190,6 +200,7 @@ impl Actor for Supervisor {
         let mut cells = Vec::with_capacity(subtree.children.len());
         for child in &subtree.children {
             let cell = (child.start)(myself.get_cell()).await?;
+            subtree.metrics.watch_restarts(child.name);
             cells.push(Slot { cell: Some(cell), started: Instant::now(), back_off: BACK_OFF });
         }
         Ok(Running { subtree, cells })
@@ -201,21 +212,12 @@ impl Actor for Supervisor {
         message: SupervisorMsg,
         state: &mut Running,
     ) -> Result<(), ActorProcessingErr> {
-        let SupervisorMsg::Start { index } = message;
-        let (Some(child), Some(slot)) = (state.subtree.children.get(index), state.cells.get_mut(index)) else {
-            return Ok(());
-        };
-        match (child.start)(myself.get_cell()).await {
-            Ok(cell) => {
-                info!(actor = child.name, "restarted");
-                slot.cell = Some(cell);
-                slot.started = Instant::now();
-            }
-            Err(error) => {
-                warn!(actor = child.name, %error, wait_ms = slot.back_off.as_millis(), "restart failed");
-                let wait = slot.back_off;
-                slot.back_off = (wait * 2).min(BACK_OFF_MAX);
-                myself.send_after(wait, move || SupervisorMsg::Start { index });
+        match message {
+            SupervisorMsg::Start { index } => start_again(&myself, state, index).await,
+            #[cfg(test)]
+            SupervisorMsg::Children { reply } => {
+                let children = state.subtree.children.iter().zip(&state.cells);
+                reply.send(children.map(|(child, slot)| (child.name, slot.cell.clone())).collect()).ok();
             }
         }
         Ok(())
@@ -264,6 +266,25 @@ impl Actor for Supervisor {
     }
 }
 
+/// Starts a child again; when that fails, it is tried again after the back-off.
+async fn start_again(myself: &ActorRef<SupervisorMsg>, state: &mut Running, index: usize) {
+    let (Some(child), Some(slot)) = (state.subtree.children.get(index), state.cells.get_mut(index)) else { return };
+    match (child.start)(myself.get_cell()).await {
+        Ok(cell) => {
+            info!(actor = child.name, "restarted");
+            state.subtree.metrics.restarted(child.name);
+            slot.cell = Some(cell);
+            slot.started = Instant::now();
+        }
+        Err(error) => {
+            warn!(actor = child.name, %error, wait_ms = slot.back_off.as_millis(), "restart failed");
+            let wait = slot.back_off;
+            slot.back_off = (wait * 2).min(BACK_OFF_MAX);
+            myself.send_after(wait, move || SupervisorMsg::Start { index });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;
@@ -305,7 +326,8 @@ mod tests {
         let (mailbox, stop) = (Mailbox::new("fragile", 8), StopSignal::default());
         let address = mailbox.clone();
         let child = Child::new("fragile", move || (Fragile, (address.clone(), out.clone())));
-        let subtree = Subtree { name: "test", policy, children: vec![child], stop: stop.clone() };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let subtree = Subtree { name: "test", policy, children: vec![child], stop: stop.clone(), metrics };
         Actor::spawn(None, Supervisor, subtree).await.unwrap();
         (mailbox, seen, stop)
     }

@@ -19,9 +19,11 @@ use types::vote::CommitCertificate;
 use crate::api::views::{Event, ProverStatusView};
 use crate::app::availability::AvailabilityMsg;
 use crate::app::blobs::BlobsMsg;
+use crate::app::fraud::FraudMsg;
 use crate::app::mempool::MempoolMsg;
 use crate::app::prover::ProverMsg;
 use crate::app::scheduler::SchedulerMsg;
+use crate::app::uptime::UptimeMsg;
 use crate::app::verifier::VerifierMsg;
 use crate::app::votes::VotesMsg;
 use crate::edge::events::EventRing;
@@ -78,6 +80,10 @@ pub(crate) struct Mail {
     pub(crate) verifier: Mailbox<VerifierMsg>,
     /// Verdicts of all validators.
     pub(crate) votes: Mailbox<VotesMsg>,
+    /// Equivocations.
+    pub(crate) fraud: Mailbox<FraudMsg>,
+    /// Whom this validator reaches.
+    pub(crate) uptime: Mailbox<UptimeMsg>,
     /// Catching up.
     pub(crate) sync: Mailbox<SyncMsg>,
     /// Peers' questions.
@@ -98,6 +104,8 @@ impl Mail {
             prover: Mailbox::new("prover", 64),
             verifier: Mailbox::new("verifier", 256),
             votes: Mailbox::new("votes", 1024),
+            fraud: Mailbox::new("fraud", 256),
+            uptime: Mailbox::new("uptime", 8),
             sync: Mailbox::new("sync", 512),
             serve: Mailbox::new("serve", 256),
             events: Mailbox::new("events", 1024),
@@ -107,7 +115,7 @@ impl Mail {
 
 impl Mail {
     /// Messages refused by each mailbox since the start.
-    pub(crate) fn refused(&self) -> [(&'static str, u64); 11] {
+    pub(crate) fn refused(&self) -> [(&'static str, u64); 13] {
         fn one<M: Send + 'static>(mailbox: &Mailbox<M>) -> (&'static str, u64) {
             (mailbox.name(), mailbox.refused())
         }
@@ -120,6 +128,8 @@ impl Mail {
             one(&self.prover),
             one(&self.verifier),
             one(&self.votes),
+            one(&self.fraud),
+            one(&self.uptime),
             one(&self.sync),
             one(&self.serve),
             one(&self.events),

@@ -31,6 +31,8 @@ const CANDIDATES_MAX: usize = 16;
 const STRIKES_MAX: u8 = 2;
 /// Age of a request after which an idle source is asked for the same chunk.
 const SLOW: Duration = Duration::from_millis(800);
+/// What a chunk that came adds to the time a transfer may take: sources below 128 KiB a second are not worth a slot.
+const CHUNK_LIMIT: Duration = Duration::from_secs(2);
 /// The loop looks around at least this often.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -97,12 +99,17 @@ impl ChunkSink for MemorySink {
 pub struct FetchOptions {
     /// Largest blob accepted, bytes.
     pub bytes_max: u64,
+    /// Length that the blob must have, bytes, when who names it says so: sources that say otherwise are asked for the last
+    /// chunk at most, which proves the true length.
+    pub bytes: Option<u64>,
     /// Chunks asked of one peer at a time.
     pub per_peer: usize,
     /// Chunks asked of all peers at a time; bounds memory to so many chunks.
     pub in_flight: usize,
     /// Time for the whole transfer.
     pub time_limit: Duration,
+    /// Time without a chunk after which the transfer is given up; each chunk that came adds [`CHUNK_LIMIT`].
+    pub idle_limit: Duration,
 }
 
 impl Default for FetchOptions {
@@ -111,7 +118,9 @@ impl Default for FetchOptions {
             bytes_max: types::limits::BLOB_BYTES_MAX,
             per_peer: 6,
             in_flight: 24,
+            bytes: None,
             time_limit: Duration::from_secs(120),
+            idle_limit: Duration::from_secs(8),
         }
     }
 }
@@ -162,6 +171,26 @@ pub enum FetchError {
         /// Largest length accepted.
         limit: u64,
     },
+    /// The blob has another length than the caller was told; the last chunk proves it.
+    #[error("blob {hash}: {bytes} bytes, {expected} were announced")]
+    Length {
+        /// The blob.
+        hash: BlobHash,
+        /// Its length.
+        bytes: u64,
+        /// Length the caller expected.
+        expected: u64,
+    },
+    /// The sources are silent or too slow.
+    #[error("blob {hash}: {came} chunks after {} ms, the sources are silent or too slow", after.as_millis())]
+    Stalled {
+        /// The blob.
+        hash: BlobHash,
+        /// Chunks that came.
+        came: u32,
+        /// Time taken.
+        after: Duration,
+    },
     /// Time is over.
     #[error("blob {hash}: not complete after {} ms", limit.as_millis())]
     TimeLimit {
@@ -196,6 +225,8 @@ impl Source {
 enum Asked {
     Manifest,
     Chunk(u32),
+    /// The last chunk of a manifest with another length than the expected one.
+    Last(BlobManifest),
 }
 
 type Answer = (PeerId, Asked, Result<Response, RequestError>);
@@ -291,6 +322,7 @@ impl<'a, S: ChunkSink> Fetch<'a, S> {
             if self.answers.is_empty() {
                 // All sources pause; the next look may find one ready.
                 tokio::time::sleep(LOOK / 4).await;
+                self.check_pace()?;
                 continue;
             }
             // On a time-out only the fill above is repeated, for sources that are ready again and for slow chunks.
@@ -298,15 +330,28 @@ impl<'a, S: ChunkSink> Fetch<'a, S> {
                 match asked {
                     Asked::Manifest => self.on_manifest(peer, result)?,
                     Asked::Chunk(index) => self.on_chunk(peer, index, result).await?,
+                    Asked::Last(manifest) => self.on_last(peer, &manifest, result)?,
                 }
             }
+            self.check_pace()?;
         }
     }
 
+    /// Gives up on sources that hold the transfer's place without delivering.
+    fn check_pace(&self) -> Result<(), FetchError> {
+        let came = self.delivered.values().copied().fold(0, u32::saturating_add);
+        let allowed = self.options.idle_limit.saturating_add(CHUNK_LIMIT.saturating_mul(came));
+        let after = self.started.elapsed();
+        if after > allowed { Err(FetchError::Stalled { hash: self.hash, came, after }) } else { Ok(()) }
+    }
+
     fn ask(&self, peer: PeerId, asked: Asked) {
-        let request = match asked {
+        let request = match &asked {
             Asked::Manifest => Request::BlobManifest { hash: self.hash },
-            Asked::Chunk(index) => Request::BlobChunk { hash: self.hash, index },
+            Asked::Chunk(index) => Request::BlobChunk { hash: self.hash, index: *index },
+            Asked::Last(manifest) => {
+                Request::BlobChunk { hash: self.hash, index: manifest.n_chunks().saturating_sub(1) }
+            }
         };
         let handle = self.handle;
         self.answers.push(Box::pin(async move { (peer, asked, handle.request(peer, request).await) }));
@@ -406,6 +451,12 @@ impl<'a, S: ChunkSink> Fetch<'a, S> {
             self.blame(peer);
             return Ok(());
         }
+        if self.options.bytes.is_some_and(|expected| expected != manifest.bytes) {
+            // One of the two lies; the source's last chunk tells which. It counts as an open manifest until then.
+            self.manifests_open = self.manifests_open.saturating_add(1);
+            self.ask(peer, Asked::Last(manifest));
+            return Ok(());
+        }
         match &mut self.plan {
             Some(plan) if plan.manifest == manifest => {
                 plan.sources.insert(peer, Source::new());
@@ -413,6 +464,29 @@ impl<'a, S: ChunkSink> Fetch<'a, S> {
             _ => self.others.push((peer, manifest)),
         }
         Ok(())
+    }
+
+    /// The last chunk of a blob with another length than announced: its chaining value binds its place and its length.
+    fn on_last(
+        &mut self,
+        peer: PeerId,
+        manifest: &BlobManifest,
+        result: Result<Response, RequestError>,
+    ) -> Result<(), FetchError> {
+        self.manifests_open = self.manifests_open.saturating_sub(1);
+        let last = manifest.n_chunks().saturating_sub(1);
+        match (result, self.options.bytes) {
+            (Ok(Response::BlobChunk(Some(part))), Some(expected)) if manifest.verify_chunk(&self.hash, last, &part) => {
+                Err(FetchError::Length { hash: self.hash, bytes: manifest.bytes, expected })
+            }
+            (Ok(Response::BlobChunk(Some(_))), _) => {
+                debug!(peer = %peer, bytes = manifest.bytes, "blob manifest with a false length");
+                self.blame(peer);
+                Ok(())
+            }
+            (Err(RequestError::Closed), _) => Err(FetchError::Closed),
+            _ => Ok(()),
+        }
     }
 
     async fn on_chunk(

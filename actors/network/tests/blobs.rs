@@ -25,6 +25,8 @@ enum Manner {
     Corrupt,
     /// Gives a manifest with another length and honest chunks.
     WrongLength,
+    /// Gives its manifest and then never a chunk.
+    Silent,
 }
 
 /// Serves one blob; counts the chunks it sent.
@@ -49,6 +51,7 @@ fn serve(
                     }
                     Response::BlobManifest(Some(manifest))
                 }
+                Request::BlobChunk { hash: asked, .. } if asked == hash && manner == Manner::Silent => continue,
                 Request::BlobChunk { hash: asked, index } if asked == hash => {
                     tokio::time::sleep(delay).await;
                     let start = index as usize * BLOB_CHUNK_BYTES as usize;
@@ -194,6 +197,45 @@ async fn a_transfer_resumes_with_what_the_sink_has_and_failures_are_told_apart()
     assert_eq!(error, FetchError::TooLarge { hash, bytes: blob.len() as u64, limit: 1000 });
     let error = fetch_blob(&client, hash, &[], &mut sink, options).await.unwrap_err();
     assert_eq!(error, FetchError::NotFound { hash, asked: 0 });
+    for handle in [client, one] {
+        handle.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_of_another_length_than_announced_costs_one_chunk() {
+    let blob = blob(6 * BLOB_CHUNK_BYTES as usize + 1);
+    let (one, events) = start(config(1, &[])).await;
+    let sent = serve(&one, events, &blob, Manner::Honest, Duration::ZERO);
+    let (two, events) = start(config(2, &[])).await;
+    serve(&two, events, &blob, Manner::WrongLength, Duration::ZERO);
+    let client = client(&[&one, &two]).await;
+    let (hash, length) = (blob_hash(&blob), blob.len() as u64);
+    let options = |bytes| FetchOptions { bytes: Some(bytes), ..FetchOptions::default() };
+    let mut sink = MemorySink::default();
+    let error = fetch_blob(&client, hash, &[one.peer_id()], &mut sink, options(1000)).await.unwrap_err();
+    assert_eq!(error, FetchError::Length { hash, bytes: length, expected: 1000 });
+    assert_eq!((sent.load(Ordering::Relaxed), sink.len()), (1, 0), "only the chunk that proves the length");
+    // A source that lies about the length proves nothing, and the honest one delivers.
+    let mut sink = MemorySink::default();
+    let report = fetch_blob(&client, hash, &peers(&[&two, &one]), &mut sink, options(length)).await.unwrap();
+    assert!(sink.into_bytes() == **blob);
+    assert!(!report.bad.contains(&one.peer_id()), "{report:?}");
+    for handle in [client, one, two] {
+        handle.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_source_is_given_up_long_before_the_time_limit() {
+    let blob = blob(3 * BLOB_CHUNK_BYTES as usize);
+    let (one, events) = start(config(1, &[])).await;
+    serve(&one, events, &blob, Manner::Silent, Duration::ZERO);
+    let client = client(&[&one]).await;
+    let (mut sink, hash) = (MemorySink::default(), blob_hash(&blob));
+    let options = FetchOptions { idle_limit: Duration::from_millis(700), ..FetchOptions::default() };
+    let error = fetch_blob(&client, hash, &[one.peer_id()], &mut sink, options).await.unwrap_err();
+    assert!(matches!(error, FetchError::Stalled { came: 0, .. }), "{error}");
     for handle in [client, one] {
         handle.shutdown().await;
     }

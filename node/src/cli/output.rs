@@ -36,6 +36,15 @@ impl Output {
         Ok(())
     }
 
+    /// Prints why a command failed: the document on standard output, or text on standard error.
+    pub(crate) fn failed(self, failure: &Failure) {
+        if self.json {
+            print(&failure.to_json().to_string());
+        } else {
+            print_error(&failure.to_string());
+        }
+    }
+
     /// Prints a line of text on standard error; nothing with `--json`, where only documents are wanted.
     pub(crate) fn note(self, text: &str) {
         if !self.json {

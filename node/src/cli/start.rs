@@ -71,18 +71,25 @@ pub(super) fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> 
     // Blocking work that does not end must not keep the process: everything that matters is on disk by now.
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(lock);
-    result?;
-    leave()
+    let code = match result {
+        Ok(()) => 0,
+        Err(failure) => {
+            context.out.failed(&failure);
+            i32::from(failure.exit as u8)
+        }
+    };
+    leave(code)
 }
 
-/// Ends the process without running exit handlers: a read that outlived the runtime may still be inside RocksDB, and the
-/// destructors of its statics would pull them from under it. Everything that matters is on disk, and the home is unlocked.
-fn leave() -> ! {
+/// Ends the process without running exit handlers, whatever it ends for: a read or a background thread that outlived the
+/// runtime may still be inside RocksDB, and the destructors of its statics would pull them from under it, so that the process
+/// would die by a signal instead of with its code. Everything that matters is on disk, and the home is unlocked.
+fn leave(code: i32) -> ! {
     std::io::stdout().flush().ok();
     // SAFETY: `_exit` ends the process at once and reads nothing of its memory.
     #[allow(unsafe_code, reason = "the standard library only offers exits that run C++ destructors")]
     unsafe {
-        libc::_exit(0)
+        libc::_exit(code)
     }
 }
 
@@ -113,7 +120,8 @@ fn engine_config(context: &Context, config: &Config, genesis: Genesis) -> Result
         genesis,
         node_key_seed,
         consensus_key,
-        account: account.public(),
+        account,
+        uptime_ms: config.node.uptime_s.saturating_mul(1000),
         prover,
         executor: ExecutorConfig { worker_exe, memory_bytes: EXECUTOR_MEMORY, seconds_max: EXECUTOR_SECONDS },
         listen: config.p2p.listen.clone(),
@@ -131,6 +139,8 @@ fn log_to_stderr(config: &Config) -> Result<(), Failure> {
     // Colours are for terminals; in a file they are noise.
     let colours = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    // Its own errors would go to standard error too, and panic there: a full disk must not hide why the node stops.
+    let builder = builder.log_internal_errors(false);
     let set = if config.log.format == "json" {
         builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
     } else {
@@ -144,6 +154,8 @@ async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure
     let handler = |kind| signal(kind).map_err(|e| Failure::error("io", format!("handling signals: {e}")));
     let mut signals =
         Signals { terminate: handler(SignalKind::terminate())?, interrupt: handler(SignalKind::interrupt())? };
+    // With a handler, a write beyond a limit on file sizes fails like any other write, instead of ending the process.
+    let _file_size = handler(SignalKind::from_raw(libc::SIGXFSZ))?;
     let address = config.rpc_listen()?;
     let listener = http::listen(address).await?;
     let bound = listener.local_addr().unwrap_or(address);

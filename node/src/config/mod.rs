@@ -31,7 +31,7 @@ pub(crate) struct Config {
 }
 
 /// Section `node`.
-#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Node {
     /// Whether the node takes part in consensus and votes on proofs.
@@ -40,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) prover: bool,
     /// Whether this is a testnet on one machine.
     pub(crate) testnet: bool,
+    /// Seconds between two uptime statements of a validator, 0 for none.
+    pub(crate) uptime_s: u64,
 }
 
 /// Section `p2p`.
@@ -100,6 +102,12 @@ pub(crate) struct Log {
     pub(crate) format: String,
     /// Levels by module, as in `info,engine=debug`.
     pub(crate) filter: String,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { validator: false, prover: false, testnet: false, uptime_s: 600 }
+    }
 }
 
 impl Default for P2p {
@@ -165,6 +173,7 @@ impl Config {
             }
         }
         let numbers = [
+            ("node.uptime_s", self.node.uptime_s, 0, 1 << 32),
             ("rpc.connections_max", u64::from(self.rpc.connections_max), 8, 65_536),
             ("rpc.rate_per_s", u64::from(self.rpc.rate_per_s), 1, 1_000_000),
             ("rpc.rate_burst", u64::from(self.rpc.rate_burst), 1, 1_000_000),

@@ -15,6 +15,10 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "node.testnet",
         "A testnet on one machine: loopback clients have no rate limit, private peer addresses are shared.",
     ),
+    (
+        "node.uptime_s",
+        "Seconds between two statements, paid from keys/account.key, of whom this validator reached; 0 for none.",
+    ),
     ("p2p.listen", "Addresses to listen on, as IP:PORT or multiaddr."),
     ("p2p.external", "Addresses under which others reach this node, if they differ from those listened on."),
     ("p2p.bootstrap", "Nodes to dial first; one that is up is enough to join."),

@@ -29,7 +29,9 @@ struct Node {
 impl Node {
     async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let (consensus, account) = (SecretKey::from_seed([1; 32]), SecretKey::from_seed([2; 32]).public());
+        let (consensus, account) = (SecretKey::from_seed([1; 32]), SecretKey::from_seed([2; 32]));
+        let account_key = account.clone();
+        let account = account.public();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let mut params = Params::standard();
         (params.block_ms, params.empty_block_ms) = (100, 200);
@@ -47,7 +49,8 @@ impl Node {
             genesis,
             node_key_seed: [3; 32],
             consensus_key: Some(consensus),
-            account,
+            account: account_key,
+            uptime_ms: 0,
             prover: None,
             executor: ExecutorConfig { worker_exe, memory_bytes: 1 << 30, seconds_max: 10 },
             listen: vec!["/ip4/127.0.0.1/tcp/0".into()],

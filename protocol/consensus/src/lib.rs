@@ -17,6 +17,7 @@ pub mod held;
 pub mod machine;
 pub mod proposer;
 pub mod sync;
+mod waits;
 pub mod wal;
 
 pub use admission::{Acceptance, Fault, Ignored, check_block};

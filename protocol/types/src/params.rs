@@ -40,7 +40,8 @@ pub struct Params {
     pub slash_permille: u32,
 }
 
-/// Consensus timeouts, milliseconds.
+/// Consensus timeouts, milliseconds. The first three are the longest of round 0: a node that has measured how long proposals take
+/// begins with less, and doubles it from round to round.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {

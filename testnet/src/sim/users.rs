@@ -50,7 +50,7 @@ pub(super) fn genesis(nodes: usize) -> Genesis {
     let params = Params {
         block_ms: 200,
         empty_block_ms: 600,
-        timeouts: Timeouts { propose_ms: 300, prevote_ms: 120, precommit_ms: 120, delta_ms: 60, rebroadcast_ms: 250 },
+        timeouts: Timeouts { propose_ms: 800, prevote_ms: 240, precommit_ms: 240, delta_ms: 60, rebroadcast_ms: 250 },
         assignment: Assignment {
             window_ms: 600,
             window_ms_per_megastep: 100,

@@ -53,6 +53,12 @@ impl EngineHandle {
         Self { wiring, started: Instant::now(), tree: Arc::new(tree) }
     }
 
+    /// The supervisors.
+    #[cfg(test)]
+    pub(crate) fn tree(&self) -> &crate::start::Tree {
+        &self.tree
+    }
+
     /// The genesis document.
     pub fn genesis(&self) -> &Arc<Genesis> {
         &self.wiring.genesis

@@ -3,7 +3,8 @@
 //! A validator signs only for blobs that it has fetched and inspected in a sandboxed child: kind and program hash must be what
 //! the specification says. Signatures are gossiped, so any node that saw the submission completes it, even when the node that
 //! accepted it is gone. Inbox: 512 messages. Held: [`HELD_MAX`] submissions, one for a sender's
-//! nonce; one more is refused with `overloaded`. Restart: peers' signatures and the client's retry bring submissions back.
+//! nonce; one more is refused with `overloaded`. The work on a submission ends with it. Restart: peers' signatures and the
+//! client's retry bring submissions back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -24,13 +25,14 @@ use crate::api::ApiError;
 use crate::app::blobs;
 use crate::app::mempool::{Admission, MempoolMsg};
 use crate::mailbox::{Letter, Sent};
+use crate::task::Task;
 use crate::wiring::Wiring;
 
 /// Submissions held.
 const HELD_MAX: usize = 256;
 /// Signatures held for submissions not seen yet.
 const EARLY_MAX: usize = 1024;
-/// Inputs fetched and inspected at once.
+/// Inputs inspected at once; those still being fetched hold no place.
 const INSPECTIONS_MAX: usize = 2;
 /// Time to fetch an input.
 const FETCH_LIMIT: Duration = Duration::from_secs(30);
@@ -103,6 +105,8 @@ struct Held {
     tx: SignedTx,
     signatures: BTreeMap<types::keys::PublicKey, AvailabilitySig>,
     handed_on: bool,
+    /// Fetches and inspects the input.
+    _work: Task,
 }
 
 /// Its state.
@@ -202,41 +206,40 @@ fn take(state: &mut AvailabilityState, tx: SignedTx, source: Option<PeerId>) -> 
         signatures.insert(signature.validator, *signature);
     }
     state.early.retain(|(tx, _)| *tx != id);
-    state.held.insert(id, Held { tx, signatures, handed_on: false });
-    inspect(state, id, spec, source);
+    let work = inspect(state, id, spec, source);
+    state.held.insert(id, Held { tx, signatures, handed_on: false, _work: work });
     hand_on(state, id);
     Ok((id, true))
 }
 
 /// Fetches and inspects the input; a node without a vote fetches it too, so that it can serve it.
-fn inspect(state: &AvailabilityState, id: TxId, spec: JobSpec, source: Option<PeerId>) {
+fn inspect(state: &AvailabilityState, id: TxId, spec: JobSpec, source: Option<PeerId>) -> Task {
     let (args, permits) = (state.args.clone(), Arc::clone(&state.permits));
-    tokio::spawn(async move {
-        let result = match permits.acquire().await {
-            Ok(_permit) => check_input(&args, &spec, source).await,
-            Err(_) => Err("stopping".into()),
-        };
+    Task::spawn(async move {
+        let result = check_input(&args, &permits, &spec, source).await;
         let _closed = args.wiring.mail.availability.send_owed(AvailabilityMsg::Checked { tx: id, result });
-    });
+    })
 }
 
-async fn check_input(args: &AvailabilityArgs, spec: &JobSpec, source: Option<PeerId>) -> Result<(), String> {
-    let program =
-        blobs::ensure(&args.wiring, spec.program.hash, source, FETCH_LIMIT).await.map_err(|e| e.to_string())?;
-    if program.len() as u64 != spec.program.bytes {
-        return Err(format!(
-            "program.bytes: {} in the specification, the blob has {}",
-            spec.program.bytes,
-            program.len()
-        ));
+/// Both blobs must be here, as long as the specification says, before a byte of them is read.
+async fn check_input(
+    args: &AvailabilityArgs,
+    permits: &Semaphore,
+    spec: &JobSpec,
+    source: Option<PeerId>,
+) -> Result<(), String> {
+    let wiring = &args.wiring;
+    let text = |e: blobs::BlobError| e.to_string();
+    blobs::bring(wiring, spec.program, source, FETCH_LIMIT).await.map_err(|e| format!("program: {e}"))?;
+    if let Some(blob) = spec.args {
+        blobs::bring(wiring, blob, source, FETCH_LIMIT).await.map_err(|e| format!("args: {e}"))?;
     }
-    if let Some(blob) = &spec.args {
-        let bytes = blobs::ensure(&args.wiring, blob.hash, source, FETCH_LIMIT).await.map_err(|e| e.to_string())?;
-        if bytes.len() as u64 != blob.bytes {
-            return Err(format!("args.bytes: {} in the specification, the blob has {}", blob.bytes, bytes.len()));
-        }
+    let Ok(_permit) = permits.acquire().await else { return Err("stopping".into()) };
+    if let Some(blob) = spec.args {
+        let bytes = blobs::read(wiring, blob.hash).await.map_err(text)?;
         prover::args::Arguments::parse(spec.kind, Some(&bytes)).map_err(|e| e.to_string())?;
     }
+    let program = blobs::read(wiring, spec.program.hash).await.map_err(text)?;
     let found = prover::worker::inspect(&args.executor, program, Some(spec.hash_function), INSPECT_LIMIT)
         .await
         .map_err(|e| e.to_string())?;
@@ -325,5 +328,60 @@ fn sweep(state: &mut AvailabilityState) {
     let waiting: Vec<TxId> = state.held.iter().filter(|(_, held)| !held.handed_on).map(|(id, _)| *id).collect();
     for id in waiting {
         hand_on(state, id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use types::ids::{Amount, BlobHash};
+    use types::job::BlobRef;
+
+    use super::*;
+    use crate::app::blobs::BlobsMsg;
+    use crate::testkit::{TestChain, listen, next, owner, user};
+    use crate::wiring::wall_clock;
+
+    fn args(chain: &TestChain) -> AvailabilityArgs {
+        let executor = WorkerConfig::new(chain.home().join("work"), 1 << 30);
+        AvailabilityArgs { wiring: chain.wiring.clone(), key: Some(crate::testkit::validator(1)), executor }
+    }
+
+    fn offer(chain: &TestChain, tx: SignedTx) {
+        let message = AvailabilityMsg::Offer { id: None, source: None, tx: Box::new(tx) };
+        assert_eq!(chain.wiring.mail.availability.send(message), Sent::Accepted);
+    }
+
+    #[tokio::test]
+    async fn inputs_nobody_has_keep_no_place_and_their_work_ends_with_them() {
+        let chain = TestChain::new();
+        let mut wishes = listen(&chain.wiring.mail.blobs).await;
+        Actor::spawn(None, Availability, args(&chain)).await.unwrap();
+        let mut waiting = Vec::new();
+        for (sender, n) in [(user(), 1), (owner(1), 2), (owner(2), 3)] {
+            let program = BlobRef { hash: BlobHash::new([n; 32]), bytes: 1_000 };
+            offer(&chain, chain.submission(&sender, program));
+            // Also the third is asked for while the first two are still being waited for.
+            let BlobsMsg::Want { blob, reply, .. } = next(&mut wishes).await else { panic!("a wish") };
+            assert_eq!(blob, program);
+            waiting.push(reply);
+        }
+        // The nonce of the first is used by another transaction: its submission is over, and so is the work on it.
+        let other = chain.sign(&user(), Action::Transfer { to: owner(1).public(), amount: Amount(1) });
+        chain.block(&[Transaction::Signed(other)]);
+        assert_eq!(chain.wiring.mail.availability.send_owed(AvailabilityMsg::Head), Sent::Accepted);
+        tokio::time::timeout(crate::testkit::PATIENCE, waiting[0].closed()).await.unwrap();
+        assert!(!waiting[1].is_closed() && !waiting[2].is_closed());
+    }
+
+    #[tokio::test]
+    async fn an_input_of_another_length_is_refused_before_it_is_read() {
+        let chain = TestChain::new();
+        let held = b"a program of 26 bytes, no more".to_vec();
+        let (hash, bytes) = chain.wiring.blobs.put(&held, wall_clock()).map(|h| (h, held.len() as u64)).unwrap();
+        Actor::spawn(None, blobs::Blobs, chain.wiring.clone()).await.unwrap();
+        let blob = BlobRef { hash, bytes: bytes + 1 };
+        let error = blobs::bring(&chain.wiring, blob, None, FETCH_LIMIT).await.unwrap_err();
+        assert_eq!(error, blobs::BlobError::Length { blob, found: bytes });
+        assert_eq!(blobs::bring(&chain.wiring, BlobRef { hash, bytes }, None, FETCH_LIMIT).await, Ok(()));
     }
 }

@@ -2,8 +2,10 @@
 
 pub(crate) mod availability;
 pub(crate) mod blobs;
+pub(crate) mod fraud;
 pub(crate) mod mempool;
 pub(crate) mod prover;
 pub(crate) mod scheduler;
+pub(crate) mod uptime;
 pub(crate) mod verifier;
 pub(crate) mod votes;

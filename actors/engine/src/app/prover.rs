@@ -20,6 +20,7 @@ use types::statement::Statement;
 use types::transaction::{Action, DeclineReason};
 use types::verdict::Claim;
 
+use crate::api::ApiError;
 use crate::api::views::{ProgressView, ProverStatusView};
 use crate::app::mempool::MempoolMsg;
 use crate::app::{blobs, scheduler};
@@ -34,6 +35,8 @@ const PROVE_LIMIT: Duration = Duration::from_secs(3600);
 const PAUSE_MS: u64 = 5_000;
 /// Longest pause.
 const PAUSE_MAX_MS: u64 = 600_000;
+/// Longest wait for the mempool's answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// A claim or decline that is in no block after this long is given up, and the turn may be taken again.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// Claims and declines expire after this long, block time.
@@ -201,9 +204,9 @@ fn begin(state: &mut ProverState, turn: Turn) {
 async fn prove(args: &ProverArgs, worker: &Worker, turn: &Turn) -> Result<Claim, Failure> {
     let input =
         |e: blobs::BlobError| Failure::Decline { reason: DeclineReason::Input, detail: e.to_string(), pause: false };
-    let program = blobs::ensure(&args.wiring, turn.spec.program.hash, None, FETCH_LIMIT).await.map_err(input)?;
+    let program = blobs::ensure(&args.wiring, turn.spec.program, None, FETCH_LIMIT).await.map_err(input)?;
     let arguments = match turn.spec.args {
-        Some(blob) => Some(blobs::ensure(&args.wiring, blob.hash, None, FETCH_LIMIT).await.map_err(input)?),
+        Some(blob) => Some(blobs::ensure(&args.wiring, blob, None, FETCH_LIMIT).await.map_err(input)?),
         None => None,
     };
     let request = ProveRequest {
@@ -326,7 +329,8 @@ async fn submit(args: &ProverArgs, action: Action) -> bool {
         tracing::warn!("mempool is full: the turn is lost");
         return false;
     }
-    match done.await {
+    match tokio::time::timeout(ANSWER_LIMIT, done).await.unwrap_or(Ok(Err(ApiError::new("late", "no answer in time"))))
+    {
         Ok(Ok(id)) => {
             tracing::debug!(tx = %id, "claim or decline submitted");
             true

@@ -1,8 +1,9 @@
 //! Follows decided blocks: offers this node's turns to its prover, claims in voting to its verifier, and keeps the blobs of
 //! live and certified jobs here.
 //!
-//! Decides nothing: who may prove is [`ledger::assign`]'s answer, the same on every node. Inbox: one notice a block. Restart:
-//! the next block brings everything back.
+//! Decides nothing: who may prove is [`ledger::assign`]'s answer, the same on every node. Remembers nothing about claims either:
+//! all that are in voting are handed over with every block, so whatever the verifier lost comes again. Inbox: one notice a
+//! block. Restart: the next block brings everything back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,8 +12,8 @@ use std::time::Duration;
 use network::PeerId;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use storage::Store;
-use types::ids::{BlobHash, Height, JobId, TimeMs};
-use types::job::JobStatus;
+use types::ids::{BlobHash, JobId, TimeMs};
+use types::job::{BlobRef, JobStatus};
 use types::keys::PublicKey;
 use types::verdict::Claim;
 
@@ -22,6 +23,7 @@ use crate::app::prover::{ProverMsg, Turn};
 use crate::app::verifier::{ClaimToCheck, VerifierMsg};
 use crate::mailbox::Letter;
 use crate::reads::{self, TaskRecord, TaskState};
+use crate::task::Task;
 use crate::wiring::{ChainView, Wiring, wall_clock};
 
 /// Time to bring a blob of a job here; a failure is tried again with the next block that touches the job.
@@ -41,11 +43,6 @@ pub(crate) enum SchedulerMsg {
         /// Jobs that it changed.
         changed: Vec<JobId>,
     },
-    /// A blob is here, or was given up.
-    Kept {
-        /// The blob.
-        hash: BlobHash,
-    },
 }
 
 /// The actor.
@@ -56,9 +53,8 @@ pub(crate) struct Scheduler;
 #[derive(Debug)]
 pub(crate) struct SchedulerState {
     wiring: Wiring,
-    /// Claims handed to the verifier, so that each is checked once while this actor runs.
-    handed: BTreeSet<(Height, JobId, u32)>,
-    keeping: BTreeSet<BlobHash>,
+    /// Blobs being brought here.
+    keeping: BTreeMap<BlobHash, Task>,
 }
 
 impl Actor for Scheduler {
@@ -73,7 +69,7 @@ impl Actor for Scheduler {
     ) -> Result<SchedulerState, ActorProcessingErr> {
         wiring.mail.scheduler.attach(myself);
         let view = wiring.view();
-        let mut state = SchedulerState { wiring, handed: BTreeSet::new(), keeping: BTreeSet::new() };
+        let mut state = SchedulerState { wiring, keeping: BTreeMap::new() };
         follow(&mut state, &view)?;
         keep_all(&mut state, &view)?;
         Ok(state)
@@ -85,24 +81,18 @@ impl Actor for Scheduler {
         letter: Self::Msg,
         state: &mut SchedulerState,
     ) -> Result<(), ActorProcessingErr> {
-        match letter.message {
-            SchedulerMsg::Head { view, changed } => {
-                // A later notice is waiting or being applied: this one still names changed jobs.
-                let now = state.wiring.view();
-                for job in &changed {
-                    announce_job(&state.wiring, &now, job);
-                    keep_job(state, &now, job)?;
-                }
-                if view.head.height == now.head.height {
-                    follow(state, &now)?;
-                }
-                if view.head.height.0.is_multiple_of(SWEEP_BLOCKS) {
-                    sweep(state, &now)?;
-                }
-            }
-            SchedulerMsg::Kept { hash } => {
-                state.keeping.remove(&hash);
-            }
+        let SchedulerMsg::Head { view, changed } = letter.message;
+        // A later notice is waiting or being applied: this one still names changed jobs.
+        let now = state.wiring.view();
+        for job in &changed {
+            announce_job(&state.wiring, &now, job);
+            keep_job(state, &now, job)?;
+        }
+        if view.head.height == now.head.height {
+            follow(state, &now)?;
+        }
+        if view.head.height.0.is_multiple_of(SWEEP_BLOCKS) {
+            sweep(state, &now)?;
         }
         Ok(())
     }
@@ -123,7 +113,7 @@ pub(crate) fn announce_job(wiring: &Wiring, view: &ChainView, job: &JobId) {
 fn follow(state: &mut SchedulerState, view: &Arc<ChainView>) -> Result<(), ActorProcessingErr> {
     let mut open = Vec::new();
     let mut turns: BTreeMap<TimeMs, Turn> = BTreeMap::new();
-    let mut live = BTreeSet::new();
+    let mut claims = Vec::new();
     for job in reads::live_jobs(view)? {
         let (Some(record), Some(task)) = (reads::job(view, &job)?, reads::task(view, &job)?) else { continue };
         match &task.state {
@@ -133,14 +123,15 @@ fn follow(state: &mut SchedulerState, view: &Arc<ChainView>) -> Result<(), Actor
                     turns.entry(record.submitted_ms).or_insert(turn);
                 }
             }
-            TaskState::Voting(commit) => {
-                live.insert((commit.height, job, task.attempt));
-                hand_to_verifier(state, view, &job, &record, &task)?;
-            }
+            TaskState::Voting(_) => claims.extend(claim_to_check(state, view, &job, &record, &task)?),
             _ => {}
         }
     }
-    state.handed.retain(|slot| live.contains(slot));
+    if state.wiring.validator.is_some() {
+        // The oldest first: their time for verdicts ends first.
+        claims.sort_by_key(|claim| (claim.subject.height, claim.subject.job));
+        let _closed = state.wiring.mail.verifier.send_owed(VerifierMsg::Open(claims));
+    }
     if state.wiring.prover.is_some() {
         let _closed = state.wiring.mail.prover.send_owed(ProverMsg::Keep { open });
         // The oldest job first; the prover takes it if it is free.
@@ -169,33 +160,27 @@ fn own_turn(
     Ok(Some(Turn { job: *job, attempt: task.attempt, statement, spec: record.spec.clone() }))
 }
 
-fn hand_to_verifier(
-    state: &mut SchedulerState,
+/// A claim in voting, if this node has a vote on it.
+fn claim_to_check(
+    state: &SchedulerState,
     view: &ChainView,
     job: &JobId,
     record: &reads::JobRecord,
     task: &TaskRecord,
-) -> Result<(), ActorProcessingErr> {
-    let TaskState::Voting(commit) = &task.state else { return Ok(()) };
+) -> Result<Option<ClaimToCheck>, ActorProcessingErr> {
+    let (TaskState::Voting(commit), Some(own)) = (&task.state, state.wiring.validator) else { return Ok(None) };
     let set = ledger::validator_set(&view.state, commit.height)?;
-    let votes = state.wiring.validator.is_some_and(|key| set.is_some_and(|s| s.power_of(&key).is_some()));
-    if !votes || !state.handed.insert((commit.height, *job, task.attempt)) {
-        return Ok(());
+    if set.is_none_or(|set| set.power_of(&own).is_none()) {
+        return Ok(None);
     }
-    let statement = reads::statement(&state.wiring, job, record);
-    let Some(subject) = ledger::query::vote_subject(&view.state, job, 0)? else { return Ok(()) };
-    let claim = ClaimToCheck {
+    let Some(subject) = ledger::query::vote_subject(&view.state, job, 0)? else { return Ok(None) };
+    Ok(Some(ClaimToCheck {
         subject,
         hint: peer_of(state, &commit.prover),
-        statement,
+        statement: reads::statement(&state.wiring, job, record),
         spec: record.spec.clone(),
         voting_ms: view.params.voting_ms,
-    };
-    let sent = state.wiring.mail.verifier.send(VerifierMsg::Check(Box::new(claim)));
-    if sent != crate::mailbox::Sent::Accepted {
-        state.handed.remove(&(commit.height, *job, task.attempt));
-    }
-    Ok(())
+    }))
 }
 
 /// The connected peer that announced a prover key.
@@ -217,46 +202,41 @@ fn keep_job(state: &mut SchedulerState, view: &ChainView, job: &JobId) -> Result
         state.wiring.blobs.release(*job, view.head.time_ms)?;
         return Ok(());
     }
-    let mut wanted = vec![(record.spec.program.hash, None)];
-    wanted.extend(record.spec.args.map(|a| (a.hash, None)));
+    let mut wanted = vec![(record.spec.program, None)];
+    wanted.extend(record.spec.args.map(|args| (args, None)));
     let inputs = wanted.len();
-    if let TaskState::Voting(commit) = &task.state
-        && let Claim::Proof { hash, .. } = &commit.claim
+    if let TaskState::Voting(commit) | TaskState::Certified(commit) = &task.state
+        && let Claim::Proof { hash, bytes, .. } = &commit.claim
     {
-        wanted.push((*hash, peer_of(state, &commit.prover)));
+        wanted.push((BlobRef { hash: *hash, bytes: *bytes }, peer_of(state, &commit.prover)));
     }
-    if let TaskState::Certified(commit) = &task.state
-        && let Claim::Proof { hash, .. } = &commit.claim
-    {
-        wanted.push((*hash, peer_of(state, &commit.prover)));
-    }
-    let hashes: Vec<BlobHash> = wanted.iter().map(|(hash, _)| *hash).collect();
+    let hashes: Vec<BlobHash> = wanted.iter().map(|(blob, _)| blob.hash).collect();
     state.wiring.blobs.refer(*job, &hashes)?;
     if let Some(until) = until {
         state.wiring.blobs.release(*job, until)?;
     }
     // A job that has ended needs its proof to be served, its input no more.
     let skip = if record.status == JobStatus::Running { 0 } else { inputs };
-    for (hash, hint) in wanted.into_iter().skip(skip) {
+    state.keeping.retain(|_, task| !task.is_finished());
+    for (blob, hint) in wanted.into_iter().skip(skip) {
         if state.keeping.len() < KEEPING_MAX
-            && !blobs::is_here(&state.wiring.blobs, &hash)
-            && state.keeping.insert(hash)
+            && !blobs::is_here(&state.wiring.blobs, &blob.hash)
+            && !state.keeping.contains_key(&blob.hash)
         {
-            bring(state.wiring.clone(), *job, hash, hint);
+            state.keeping.insert(blob.hash, bring(state.wiring.clone(), *job, blob, hint));
         }
     }
     Ok(())
 }
 
-fn bring(wiring: Wiring, job: JobId, hash: BlobHash, hint: Option<PeerId>) {
-    tokio::spawn(async move {
-        match blobs::ensure(&wiring, hash, hint, KEEP_LIMIT).await {
+fn bring(wiring: Wiring, job: JobId, blob: BlobRef, hint: Option<PeerId>) -> Task {
+    Task::spawn(async move {
+        match blobs::bring(&wiring, blob, hint, KEEP_LIMIT).await {
             // The receipt may be ready now.
-            Ok(_) => announce_job(&wiring, &wiring.view(), &job),
+            Ok(()) => announce_job(&wiring, &wiring.view(), &job),
             Err(error) => tracing::warn!(%job, %error, "blob of a job is not here yet"),
         }
-        let _closed = wiring.mail.scheduler.send_owed(SchedulerMsg::Kept { hash });
-    });
+    })
 }
 
 fn sweep(state: &mut SchedulerState, view: &ChainView) -> Result<(), ActorProcessingErr> {
@@ -276,4 +256,29 @@ fn keep_all(state: &mut SchedulerState, view: &ChainView) -> Result<(), ActorPro
         keep_job(state, view, &job)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::{TestChain, listen, next};
+
+    #[tokio::test]
+    async fn every_block_hands_over_every_open_claim() {
+        let chain = TestChain::new();
+        let (job, height) = chain.claim_in_voting();
+        let mut verifier = listen(&chain.wiring.mail.verifier).await;
+        let (actor, _) = Actor::spawn(None, Scheduler, chain.wiring.clone()).await.unwrap();
+        for _ in 0..3 {
+            // What the verifier did with the notice before does not matter.
+            let VerifierMsg::Open(claims) = next(&mut verifier).await;
+            assert_eq!(claims.len(), 1);
+            let subject = &claims[0].subject;
+            assert_eq!((subject.job, subject.height, subject.attempt), (job, height, 0));
+            let view = chain.block(&[]);
+            let sent = chain.wiring.mail.scheduler.send_owed(SchedulerMsg::Head { view, changed: vec![] });
+            assert_eq!(sent, crate::mailbox::Sent::Accepted);
+        }
+        actor.stop(None);
+    }
 }

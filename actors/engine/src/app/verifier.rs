@@ -1,13 +1,16 @@
 //! Checks claims of others and votes on them.
 //!
-//! Inbox: 256 claims, one more is refused and comes again with the next block. At most as many checks at once as there are
-//! permits; signatures of verdicts never wait here. A proof is verified off the async threads; a program is re-executed in a
-//! sandboxed child. Restart: what was in work is asked for again by the scheduler; the guard never signs a second answer.
+//! Inbox: one notice a block with all claims in voting; what is in work or voted on already is left alone, so nothing depends on
+//! a notice that was lost. At most [`WORK_MAX`] claims in work; the others begin when they are named again. At most as many
+//! checks at once as there are permits; signatures of verdicts never wait here. A proof is verified off the async threads; a
+//! program is re-executed in a sandboxed child. Work ends when its claim is decided. Restart: work ends with the actor, and the
+//! next block names every open claim again; a slot that the guard has signed is not answered differently, its vote is sent
+//! again.
 //!
 //! What lies with this node (bytes not to be had, a resource limit, a panic of the verifier) is an abstention, never a "no".
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use network::PeerId;
@@ -15,7 +18,7 @@ use prover::worker::{JobError, WorkerConfig};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{Semaphore, oneshot};
 use types::ids::{Height, JobId};
-use types::job::{JobSpec, OutputRule};
+use types::job::{BlobRef, JobSpec, OutputRule};
 use types::keys::PublicKey;
 use types::statement::Statement;
 use types::verdict::{Check, Claim, ProofVote, Verdict, VoteSubject};
@@ -25,6 +28,7 @@ use crate::app::blobs::{self, BlobError};
 use crate::app::votes::VotesMsg;
 use crate::mailbox::{Letter, Sent};
 use crate::safety::consensus::ConsensusMsg;
+use crate::task::Task;
 use crate::wiring::Wiring;
 
 /// Proofs checked at once: each takes some 20 ms of one core and 50 MB.
@@ -33,19 +37,19 @@ const CHECKS_MAX: usize = 2;
 const RUNS_MAX: usize = 2;
 /// Claims in work or waiting for a permit.
 const WORK_MAX: usize = 128;
+/// Longest wait for a signature; flushing the guard has a shorter limit of its own, which stops the node.
+const SIGN_LIMIT: Duration = Duration::from_secs(60);
 /// A claim whose bytes do not come within this share of the voting time is abstained on.
 const FETCH_SHARE: u64 = 2;
+
+/// Commit height, job and attempt: what is voted on once.
+type Slot = (Height, JobId, u32);
 
 /// Messages.
 #[derive(Debug)]
 pub(crate) enum VerifierMsg {
-    /// Check this claim and vote.
-    Check(Box<ClaimToCheck>),
-    /// A check is over.
-    Done {
-        /// Its slot.
-        slot: (Height, JobId, u32),
-    },
+    /// All claims in voting that this node has a vote on, the most urgent first.
+    Open(Vec<ClaimToCheck>),
 }
 
 /// A claim in voting.
@@ -93,12 +97,17 @@ impl Permits {
     }
 }
 
+/// Claims voted on, as far as they are still open. Shared with the tasks, which may outlive a notice but not the actor.
+type Voted = Arc<Mutex<BTreeSet<Slot>>>;
+
 /// Its state.
 #[derive(Debug)]
 pub(crate) struct VerifierState {
     args: VerifierArgs,
     permits: Arc<Permits>,
-    working: BTreeSet<(Height, JobId, u32)>,
+    /// One task a claim; one that ended without a vote, be it by a panic, makes room for another try.
+    working: BTreeMap<Slot, Task>,
+    voted: Voted,
 }
 
 impl Actor for Verifier {
@@ -112,7 +121,8 @@ impl Actor for Verifier {
         args: VerifierArgs,
     ) -> Result<VerifierState, ActorProcessingErr> {
         args.wiring.mail.verifier.attach(myself);
-        Ok(VerifierState { args, permits: Arc::new(Permits::new()), working: BTreeSet::new() })
+        let permits = Arc::new(Permits::new());
+        Ok(VerifierState { args, permits, working: BTreeMap::new(), voted: Voted::default() })
     }
 
     async fn handle(
@@ -121,39 +131,55 @@ impl Actor for Verifier {
         letter: Self::Msg,
         state: &mut VerifierState,
     ) -> Result<(), ActorProcessingErr> {
-        match letter.message {
-            VerifierMsg::Check(claim) => {
-                let slot = (claim.subject.height, claim.subject.job, claim.subject.attempt);
-                if state.working.len() >= WORK_MAX || !state.working.insert(slot) {
-                    return Ok(());
-                }
-                let (args, permits) = (state.args.clone(), Arc::clone(&state.permits));
-                tokio::spawn(async move {
-                    let verdict = check(&args, &permits, &claim).await;
-                    vote(&args, &claim.subject, verdict).await;
-                    let _closed = args.wiring.mail.verifier.send_owed(VerifierMsg::Done { slot });
-                });
+        let VerifierMsg::Open(claims) = letter.message;
+        let open: BTreeSet<Slot> = claims.iter().map(slot_of).collect();
+        // Dropped, the work on a decided claim ends, its child too.
+        state.working.retain(|slot, task| open.contains(slot) && !task.is_finished());
+        let voted = {
+            let mut voted = state.voted.lock().unwrap_or_else(PoisonError::into_inner);
+            voted.retain(|slot| open.contains(slot));
+            voted.clone()
+        };
+        for claim in claims {
+            let slot = slot_of(&claim);
+            if state.working.len() >= WORK_MAX {
+                break;
             }
-            VerifierMsg::Done { slot } => {
-                state.working.remove(&slot);
+            if !voted.contains(&slot) && !state.working.contains_key(&slot) {
+                state.working.insert(slot, work(state, slot, claim));
             }
         }
         Ok(())
     }
 }
 
-/// Has the guard sign the verdict, then publishes it. A slot signed before gives the same vote again or none.
-async fn vote(args: &VerifierArgs, subject: &VoteSubject, verdict: Verdict) {
+fn slot_of(claim: &ClaimToCheck) -> Slot {
+    (claim.subject.height, claim.subject.job, claim.subject.attempt)
+}
+
+fn work(state: &VerifierState, slot: Slot, claim: ClaimToCheck) -> Task {
+    let (args, permits, voted) = (state.args.clone(), Arc::clone(&state.permits), Arc::clone(&state.voted));
+    Task::spawn(async move {
+        let verdict = check(&args, &permits, &claim).await;
+        if vote(&args, &claim.subject, verdict).await {
+            voted.lock().unwrap_or_else(PoisonError::into_inner).insert(slot);
+        }
+    })
+}
+
+/// Has the guard sign the verdict, then publishes it. A slot signed before gives the vote of then again. Whether this node has
+/// a vote on the claim now.
+async fn vote(args: &VerifierArgs, subject: &VoteSubject, verdict: Verdict) -> bool {
     let vote = ProofVote { subject: subject.clone(), verdict, validator: args.key };
     let (reply, signed) = oneshot::channel();
     let message = ConsensusMsg::SignVerdict { vote: Box::new(vote), reply };
     // At most one message for each claim in work: bounded without a credit, and never lost to a flood of gossip.
     if args.wiring.mail.consensus.send_owed(message) != Sent::Accepted {
         tracing::warn!(job = %subject.job, "verdict not signed: consensus is not running");
-        return;
+        return false;
     }
-    match signed.await {
-        Ok(Some(vote)) => {
+    match tokio::time::timeout(SIGN_LIMIT, signed).await {
+        Ok(Ok(Some(vote))) => {
             let (name, check) = match vote.vote.verdict {
                 Verdict::Valid => ("valid", None),
                 Verdict::Invalid(check) => ("invalid", Some(check)),
@@ -163,10 +189,16 @@ async fn vote(args: &VerifierArgs, subject: &VoteSubject, verdict: Verdict) {
             args.wiring.metrics.votes.with_label_values(&[name]).inc();
             let event = Event::Verdict { job_id: subject.job, attempt: subject.attempt, verdict: name.into(), check };
             let _dropped = args.wiring.mail.events.send(event);
-            let _busy = args.wiring.mail.votes.send_owed(VotesMsg::Own(vote));
+            args.wiring.mail.votes.send_owed(VotesMsg::Own(vote)) == Sent::Accepted
         }
-        Ok(None) => tracing::info!(job = %subject.job, "this slot is signed already; no second verdict"),
-        Err(_) => tracing::warn!(job = %subject.job, "verdict not signed: consensus restarted"),
+        Ok(Ok(None)) => {
+            tracing::info!(job = %subject.job, "the guard signs nothing in this slot; no verdict");
+            true
+        }
+        Ok(Err(_)) | Err(_) => {
+            tracing::warn!(job = %subject.job, "verdict not signed: consensus did not answer; trying again");
+            false
+        }
     }
 }
 
@@ -196,29 +228,28 @@ async fn check_proof(
         }
     };
     let verified = async {
-        let blob = blobs::ensure(&args.wiring, hash, claim.hint, limit).await?;
+        let blob = blobs::ensure(&args.wiring, BlobRef { hash, bytes }, claim.hint, limit).await?;
         let Ok(_permit) = permits.checks.acquire().await else { return Ok(None) };
         let (statement, prover) = (claim.statement.clone(), claim.subject.prover);
-        let length = blob.len() as u64;
         let checked = tokio::task::spawn_blocking(move || proof::verify(&blob, &statement, &prover)).await;
-        Ok::<_, BlobError>(checked.ok().map(|c| (length, c)))
+        Ok::<_, BlobError>(checked.ok())
     };
     let (expected, verified) = tokio::join!(expected, verified);
     let verified = match verified {
-        Ok(Some((length, Ok(verified)))) if length == bytes => verified,
-        Ok(Some((length, Ok(_)))) => {
-            tracing::warn!(%job, length, bytes, "the proof's length is not the committed one");
-            return Verdict::Invalid(Check::Format);
-        }
-        Ok(Some((_, Err(rejection)))) if rejection.panicked => {
+        Ok(Some(Ok(verified))) => verified,
+        Ok(Some(Err(rejection))) if rejection.panicked => {
             tracing::warn!(%job, reason = %rejection.reason, "the verifier panicked; abstaining");
             return Verdict::Abstain;
         }
-        Ok(Some((_, Err(rejection)))) => {
+        Ok(Some(Err(rejection))) => {
             tracing::warn!(%job, check = %rejection.check, reason = %rejection.reason, "proof refused");
             return Verdict::Invalid(rejection.check);
         }
         Ok(None) => return Verdict::Abstain,
+        Err(BlobError::Length { found, .. }) => {
+            tracing::warn!(%job, found, bytes, "the proof's length is not the committed one");
+            return Verdict::Invalid(Check::Format);
+        }
         Err(error) => {
             tracing::warn!(%job, %error, "proof bytes not to be had; abstaining");
             return Verdict::Abstain;
@@ -284,11 +315,11 @@ async fn execute(
     claim: &ClaimToCheck,
     fetch_limit: Duration,
 ) -> Result<prover::Executed, RunFailure> {
-    let fetch = |hash| blobs::ensure(&args.wiring, hash, None, fetch_limit);
+    let fetch = |blob| blobs::ensure(&args.wiring, blob, None, fetch_limit);
     let here = |e: BlobError| RunFailure::Here(e.to_string());
-    let program = fetch(claim.spec.program.hash).await.map_err(here)?;
+    let program = fetch(claim.spec.program).await.map_err(here)?;
     let arguments = match claim.spec.args {
-        Some(blob) => Some(fetch(blob.hash).await.map_err(here)?),
+        Some(blob) => Some(fetch(blob).await.map_err(here)?),
         None => None,
     };
     let request = prover::ExecuteRequest {
@@ -302,5 +333,85 @@ async fn execute(
         Ok(run) => Ok(run),
         Err(error) if error.is_about_the_job() => Err(RunFailure::Job(error)),
         Err(error) => Err(RunFailure::Here(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::Guard;
+    use tokio::sync::mpsc::Receiver;
+
+    use super::*;
+    use crate::testkit::{TestChain, listen, next, silent, validator};
+
+    fn args(chain: &TestChain) -> VerifierArgs {
+        let executor = WorkerConfig::new(chain.home().join("work"), 1 << 30);
+        let run_limit = Duration::from_secs(1);
+        VerifierArgs { wiring: chain.wiring.clone(), key: validator(1).public(), executor, run_limit }
+    }
+
+    /// The claim in voting; nobody has its bytes, so it is abstained on after half of `voting_ms`.
+    fn open_claim(chain: &TestChain, voting_ms: u64) -> ClaimToCheck {
+        let view = chain.wiring.view();
+        let job = ledger::query::live_jobs(&view.state).unwrap()[0];
+        let record = crate::reads::job(&view, &job).unwrap().unwrap();
+        let subject = ledger::query::vote_subject(&view.state, &job, 0).unwrap().unwrap();
+        let statement = crate::reads::statement(&chain.wiring, &job, &record);
+        ClaimToCheck { subject, statement, spec: record.spec, voting_ms, hint: None }
+    }
+
+    fn hand(chain: &TestChain, voting_ms: u64) {
+        let message = VerifierMsg::Open(vec![open_claim(chain, voting_ms)]);
+        assert_eq!(chain.wiring.mail.verifier.send_owed(message), Sent::Accepted);
+    }
+
+    /// Signs what is asked for next, as consensus does; with `None` it drops the question.
+    async fn sign(asked: &mut Receiver<ConsensusMsg>, guard: Option<&mut Guard>) -> Verdict {
+        let ConsensusMsg::SignVerdict { vote, reply } = next(asked).await else { panic!("a verdict to sign") };
+        let verdict = vote.verdict;
+        if let Some(guard) = guard {
+            reply.send(Some(Box::new(guard.sign_proof_vote(*vote).unwrap().0))).unwrap();
+        }
+        verdict
+    }
+
+    #[tokio::test]
+    async fn a_claim_named_with_every_block_is_voted_on_once() {
+        let chain = TestChain::new();
+        chain.claim_in_voting();
+        let mut asked = listen(&chain.wiring.mail.consensus).await;
+        let mut votes = listen(&chain.wiring.mail.votes).await;
+        let mut guard = Guard::new(chain.wiring.genesis_hash, Some(validator(1)));
+        Actor::spawn(None, Verifier, args(&chain)).await.unwrap();
+        hand(&chain, 400);
+        hand(&chain, 400);
+        // The first question is lost: no vote, so the claim is taken up again when it is named again.
+        assert_eq!(sign(&mut asked, None).await, Verdict::Abstain);
+        silent(&mut asked).await;
+        hand(&chain, 400);
+        sign(&mut asked, Some(&mut guard)).await;
+        assert!(matches!(next(&mut votes).await, VotesMsg::Own(_)));
+        hand(&chain, 400);
+        silent(&mut asked).await;
+    }
+
+    #[tokio::test]
+    async fn a_restarted_verifier_takes_up_what_is_still_open() {
+        let chain = TestChain::new();
+        chain.claim_in_voting();
+        let mut asked = listen(&chain.wiring.mail.consensus).await;
+        let mut votes = listen(&chain.wiring.mail.votes).await;
+        let mut guard = Guard::new(chain.wiring.genesis_hash, Some(validator(1)));
+        let (first, ended) = Actor::spawn(None, Verifier, args(&chain)).await.unwrap();
+        hand(&chain, 1_200);
+        first.kill();
+        ended.await.unwrap();
+        // The work of the first has ended with it.
+        silent(&mut asked).await;
+        Actor::spawn(None, Verifier, args(&chain)).await.unwrap();
+        hand(&chain, 400);
+        sign(&mut asked, Some(&mut guard)).await;
+        assert!(matches!(next(&mut votes).await, VotesMsg::Own(_)));
+        silent(&mut asked).await;
     }
 }

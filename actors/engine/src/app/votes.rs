@@ -1,4 +1,4 @@
-//! Verdicts of all validators on committed claims: counts them, records what they decide, and makes evidence of conflicts.
+//! Verdicts of all validators on committed claims: counts them and records what they decide; conflicts go to the fraud actor.
 //!
 //! Inbox: 1,024 messages, gossip beyond it is ignored (peers hold the votes and are asked again). Restart: verdicts are kept
 //! in the store and read back. Decides nothing itself: [`ledger::tally`] does.
@@ -16,6 +16,7 @@ use types::rpc_sync::{Request, Response};
 use types::transaction::Transaction;
 use types::verdict::{Outcome, ProofCertificate, SignedProofVote, VoteSubject};
 
+use crate::app::fraud::FraudMsg;
 use crate::app::mempool::MempoolMsg;
 use crate::mailbox::{Letter, Sent};
 use crate::reads;
@@ -144,6 +145,9 @@ fn count(state: &mut VotesState, view: &ChainView, vote: SignedProofVote, keep: 
         }
     };
     if !is_expected(state, view, &vote) {
+        if keep && subject.height <= view.head.height {
+            let _full = state.wiring.mail.fraud.send(FraudMsg::LateVerdict(Box::new(vote)));
+        }
         return Added::TooOld;
     }
     let added = state.tally.add(vote.clone(), &set);
@@ -160,8 +164,8 @@ fn count(state: &mut VotesState, view: &ChainView, vote: SignedProofVote, keep: 
             }
         }
         Added::Conflict(evidence) => {
-            tracing::warn!(offender = %evidence.offender(), "two verdicts by one key in one slot");
-            offer(state, Transaction::Evidence((**evidence).clone()));
+            // A full mailbox loses it here; other nodes hold the same verdicts.
+            let _full = state.wiring.mail.fraud.send(FraudMsg::Found(evidence.clone()));
         }
         _ => {}
     }
@@ -208,7 +212,7 @@ fn record(state: &mut VotesState, view: &ChainView, certificate: &ProofCertifica
 
 fn offer(state: &VotesState, tx: Transaction) {
     if state.wiring.mail.mempool.send(MempoolMsg::Own { tx: Box::new(tx) }) != Sent::Accepted {
-        tracing::warn!("mempool is full: a certificate or evidence waits for another node to record it");
+        tracing::warn!("mempool is full: a certificate waits for another node to record it");
     }
 }
 
@@ -218,6 +222,11 @@ fn on_head(state: &mut VotesState, view: &Arc<ChainView>) -> Result<(), ActorPro
         state.recorded = state.recorded.split_off(&(Height(below), JobId::new([0; 32]), 0));
     }
     for subject in reads::voting_subjects(view)? {
+        if subject.height == view.head.height {
+            // Verdicts that came before the commit was applied here are stored now: a restart must not forget them.
+            let early = state.tally.of_job(&subject.job).into_iter().filter(|vote| vote.vote.subject == subject);
+            early.into_iter().try_for_each(|vote| state.wiring.store.put_verdict(&vote))?;
+        }
         // Votes that came before the commit was applied here.
         let set = ledger::validator_set(&view.state, subject.height)?;
         let certificate = set.as_ref().and_then(|set| state.tally.certificate(&subject, set));

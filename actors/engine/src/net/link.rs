@@ -18,6 +18,7 @@ use types::signing::Domain;
 
 use crate::app::availability::AvailabilityMsg;
 use crate::app::mempool::MempoolMsg;
+use crate::app::uptime::UptimeMsg;
 use crate::app::votes::VotesMsg;
 use crate::mailbox::{Mailbox, Sent};
 use crate::net::serve::ServeMsg;
@@ -197,6 +198,11 @@ fn announce(state: &LinkState) {
     };
     let presence = state.handle.presence(input);
     let signature = key.map(|k| k.sign(Domain::PeerProof, &state.args.config.genesis, &encode_body(&presence)));
+    if state.args.wiring.validator.is_some() {
+        let connected = state.handle.peers().into_iter().filter_map(|peer| peer.validator).collect();
+        // A look more or less does not matter.
+        let _full = state.args.wiring.mail.uptime.send(UptimeMsg::Connected(connected));
+    }
     let delivery = state.handle.announce(presence, signature);
     tracing::trace!(?delivery, "presence announced");
 }

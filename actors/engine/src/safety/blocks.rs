@@ -7,6 +7,7 @@ use ledger::{CheckOutcome, Executed};
 use ractor::{ActorProcessingErr, ActorRef};
 use storage::Snapshot;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use types::block::Block;
 use types::ids::{BlockId, Height, JobId, Round, StateRoot, TimeMs};
 use types::rpc_sync::{Request, Response};
@@ -14,17 +15,27 @@ use types::vote::CommitCertificate;
 
 use super::consensus::ConsensusMsg;
 use crate::app::availability::AvailabilityMsg;
+use crate::app::fraud::FraudMsg;
 use crate::app::mempool::MempoolMsg;
 use crate::app::scheduler::SchedulerMsg;
 use crate::app::votes::VotesMsg;
 use crate::mailbox::{Letter, Sent};
 use crate::net::sync::SyncMsg;
+use crate::task::Task;
 use crate::wiring::{ChainView, Wiring, wall_clock};
 
 /// Longest wait for the mempool's offer; a block without transactions is better than none.
 const OFFER_LIMIT: Duration = Duration::from_millis(300);
-/// Peers asked for a proposed block, one after the other.
+/// Peers asked for a proposed block in one go; the next go begins with others.
 const FETCH_PEERS: usize = 8;
+/// Of these, peers asked at the same time: a silent one must not keep the others waiting.
+const FETCH_PARALLEL: usize = 3;
+/// Longest wait for one peer's answer.
+const FETCH_ANSWER: Duration = Duration::from_secs(3);
+/// Wait before all peers are asked again; doubles up to [`FETCH_AGAIN_MAX`].
+const FETCH_AGAIN: Duration = Duration::from_millis(250);
+/// Longest such wait.
+const FETCH_AGAIN_MAX: Duration = Duration::from_secs(5);
 
 /// What became of a proposed block.
 #[derive(Debug)]
@@ -158,24 +169,52 @@ pub(crate) async fn apply(view: &Arc<ChainView>, block: Block) -> Result<Execute
     Ok(tokio::task::spawn_blocking(move || ledger::apply_block(&view.state, &block)).await??)
 }
 
-/// Asks peers for the bytes of a proposed block.
-pub(crate) fn fetch(wiring: &Wiring, height: Height, block: BlockId) {
+/// Asks peers for the bytes of a proposed block, again and again with back-off, until they come or the height is over. The
+/// task may be ended at any time.
+pub(crate) fn fetch(wiring: &Wiring, height: Height, block: BlockId) -> Task {
     let wiring = wiring.clone();
-    tokio::spawn(async move {
-        let Some(net) = wiring.net.get() else { return };
-        let mut peers = net.peers();
-        peers.sort_by_key(|p| p.validator.is_none());
-        for peer in peers.into_iter().take(FETCH_PEERS) {
-            match net.request(peer.peer_id, Request::ProposedBlock { height, block }).await {
-                Ok(Response::ProposedBlock(Some(found))) if found.id() == block => {
-                    let _closed = wiring.mail.consensus.send_owed(ConsensusMsg::Fetched { height, block: found });
-                    return;
-                }
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%height, block = %block.short(), %error, "proposed block not fetched"),
+    Task::spawn(async move {
+        let (mut wait, mut go) = (FETCH_AGAIN, 0usize);
+        while wiring.view().head.height < height {
+            if let Some(found) = fetch_once(&wiring, height, block, go).await {
+                let _closed = wiring.mail.consensus.send_owed(ConsensusMsg::Fetched { height, block: found });
+                return;
             }
+            tracing::debug!(%height, block = %block.short(), go, "no peer had the proposed block; asking again");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(FETCH_AGAIN_MAX);
+            go = go.wrapping_add(1);
         }
-    });
+    })
+}
+
+/// One go over some peers, validators first; which come first changes from go to go.
+async fn fetch_once(wiring: &Wiring, height: Height, block: BlockId, go: usize) -> Option<Box<Block>> {
+    let net = wiring.net.get()?;
+    let mut peers = net.peers();
+    let turn = go.checked_rem(peers.len()).unwrap_or(0);
+    peers.rotate_left(turn);
+    peers.sort_by_key(|p| p.validator.is_none());
+    let mut waiting = peers.into_iter().take(FETCH_PEERS);
+    let mut asked = JoinSet::new();
+    loop {
+        while asked.len() < FETCH_PARALLEL
+            && let Some(peer) = waiting.next()
+        {
+            let net = net.clone();
+            asked.spawn(async move {
+                let request = net.request(peer.peer_id, Request::ProposedBlock { height, block });
+                tokio::time::timeout(FETCH_ANSWER, request).await
+            });
+        }
+        match asked.join_next().await? {
+            Ok(Ok(Ok(Response::ProposedBlock(Some(found))))) if found.id() == block => return Some(found),
+            Ok(Ok(Err(error))) => {
+                tracing::debug!(%height, block = %block.short(), %error, "proposed block not fetched")
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Tells the rest of the node about an applied block.
@@ -186,6 +225,7 @@ pub(crate) fn announce(wiring: &Wiring, view: &Arc<ChainView>, changed_jobs: &[J
     let _closed = mail.mempool.send_owed(MempoolMsg::Head(Arc::clone(view)));
     let _closed = mail.availability.send_owed(AvailabilityMsg::Head);
     let _closed = mail.votes.send_owed(VotesMsg::Head(Arc::clone(view)));
+    let _closed = mail.fraud.send_owed(FraudMsg::Head(Arc::clone(view)));
     let _closed =
         mail.scheduler.send_owed(SchedulerMsg::Head { view: Arc::clone(view), changed: changed_jobs.to_vec() });
     let _closed = mail.sync.send_owed(SyncMsg::Applied);

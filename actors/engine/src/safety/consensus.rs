@@ -8,16 +8,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::{Acceptance, Ignored, Input, Machine, Output, TimerId};
+use consensus::guard::Refusal;
+use consensus::{Acceptance, Fatal, GuardRecord, Ignored, Input, Machine, Output, TimerId};
 use ledger::Executed;
 use network::{GossipMessage, MessageId, Verdict};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use storage::BlockCommit;
+use storage::{BlockCommit, SignedMessages};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use types::Wire;
 use types::block::{Block, DecidedBlock};
-use types::evidence::Evidence;
 use types::gossip::{ConsensusMessage, ProposalMessage};
 use types::ids::{BlockId, Height, Round, TimeMs};
 use types::receipt::SetChange;
@@ -25,20 +25,20 @@ use types::transaction::Transaction;
 use types::verdict::{ProofVote, SignedProofVote};
 use types::vote::{CommitCertificate, SignedProposal, SignedVote};
 
-use super::disk::DiskHandle;
+use super::disk::{DiskError, DiskHandle};
 use super::writer::WriterHandle;
 use super::{blocks, pacing};
-use crate::app::mempool::MempoolMsg;
-use crate::mailbox::{Letter, Sent};
+use crate::app::fraud::FraudMsg;
+use crate::mailbox::Letter;
 use crate::reads;
+use crate::supervisor::StopReason;
+use crate::task::Task;
 use crate::wiring::{ChainView, Wiring, wall_clock};
 
 /// Executed proposals kept for their commit; a height rarely sees more than two.
 const EXECUTED_MAX: usize = 8;
 /// A block that had to be withheld (its time is ahead of this clock) is looked at again after this long.
 const RECHECK: Duration = Duration::from_millis(200);
-/// Offences that wait for their height's decision: each validator has few slots at one height.
-const EVIDENCE_MAX: usize = 4_096;
 /// The guard forgets votes this many heights below the committed one, and verdicts this many more.
 const GUARD_KEEP: u64 = 4;
 /// Verdict slots stay guarded for this many heights; no claim is in voting longer.
@@ -115,7 +115,7 @@ pub(crate) enum ConsensusMsg {
     SignVerdict {
         /// The verdict.
         vote: Box<ProofVote>,
-        /// The signed verdict; `None` when the slot holds another.
+        /// The signed verdict, or the one that fills the slot already; `None` when nothing may be signed there.
         reply: oneshot::Sender<Option<Box<SignedProofVote>>>,
     },
     /// What is known of a height's votes, for a peer.
@@ -163,8 +163,8 @@ pub(crate) struct ConsensusState {
     pace: Option<(u64, JoinHandle<()>)>,
     started_ms: TimeMs,
     executed: VecDeque<(BlockId, Executed)>,
-    /// Evidence that no block could hold yet.
-    evidence: Vec<Evidence>,
+    /// Blocks being fetched, as many as the machine wants: at most its candidates of a height.
+    fetching: BTreeMap<BlockId, Task>,
 }
 
 impl Actor for Consensus {
@@ -186,7 +186,7 @@ impl Actor for Consensus {
             pace: None,
             started_ms: TimeMs(0),
             executed: VecDeque::new(),
-            evidence: Vec::new(),
+            fetching: BTreeMap::new(),
         })
     }
 
@@ -207,6 +207,10 @@ impl Actor for Consensus {
                 report(state, id, &acceptance);
                 // Late votes may convict their signer, and later certificates show that this node is behind: not forwarded,
                 // but the machine wants to see them.
+                if acceptance == Acceptance::Ignore(Ignored::OldHeight) {
+                    // The machine remembers a few heights of this run; the store remembers more.
+                    let _full = state.args.wiring.mail.fraud.send(FraudMsg::Late(message.clone()));
+                }
                 let late = matches!(acceptance, Acceptance::Ignore(Ignored::OldHeight | Ignored::LaterCertificate));
                 if late || acceptance == Acceptance::Accept {
                     feed(state, Input::Message { from: None, message: *message }).await?;
@@ -221,9 +225,11 @@ impl Actor for Consensus {
                     tracing::warn!(height = %proposal.height, proposer = %proposal.proposer.short(), %fault, "proposal rejected");
                 }
                 report(state, id, &acceptance);
-                // A late one may convict its proposer, as with votes.
-                let late = acceptance == Acceptance::Ignore(Ignored::OldHeight);
-                if late || acceptance == Acceptance::Accept {
+                if acceptance == Acceptance::Ignore(Ignored::OldHeight) {
+                    let proposal = Box::new(message.proposal.clone());
+                    let _full = state.args.wiring.mail.fraud.send(FraudMsg::LateProposal(proposal));
+                    feed(state, Input::Proposal(*message)).await?;
+                } else if acceptance == Acceptance::Accept {
                     feed(state, Input::Proposal(*message)).await?;
                     follow(state).await?;
                 }
@@ -231,7 +237,8 @@ impl Actor for Consensus {
             ConsensusMsg::PeerVotes { votes, proposals } => {
                 for vote in votes {
                     let message = ConsensusMessage::Vote { vote, resend: 0 };
-                    if state.args.machine.classify(&message) == Acceptance::Accept {
+                    let known = state.args.machine.classify(&message);
+                    if matches!(known, Acceptance::Accept | Acceptance::Ignore(Ignored::OldHeight)) {
                         feed(state, Input::Message { from: None, message }).await?;
                     }
                 }
@@ -310,7 +317,12 @@ async fn follow(state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
 
 /// Feeds one input and carries out its outputs, and whatever follows from a decision.
 async fn feed(state: &mut ConsensusState, input: Input) -> Result<(), ActorProcessingErr> {
-    let outputs = state.args.machine.handle(wall_clock(), input)?;
+    let outputs = state.args.machine.handle(wall_clock(), input).inspect_err(|fatal| {
+        // What the log holds can't be true: that is damage, not a danger of signing twice.
+        if matches!(fatal, Fatal::WalRecord { .. } | Fatal::WalHeight { .. } | Fatal::ReplayDiverged { .. }) {
+            state.args.wiring.stop.stop(StopReason::Corruption(fatal.to_string()));
+        }
+    })?;
     if let Some(decided) = carry_out(state, outputs).await? {
         commit(state, decided).await?;
     }
@@ -347,14 +359,11 @@ async fn carry_out(
             Output::CheckBlock { height, round, block, certified } => {
                 check(state, height, round, block, certified, Duration::ZERO);
             }
-            Output::FetchBlock { height, block } => blocks::fetch(&state.args.wiring, height, block),
+            Output::FetchBlock { height, block } => fetch(state, height, block),
             Output::Decided(decided) => decision = Some(decided),
             Output::Evidence(evidence) => {
-                tracing::warn!(offender = %evidence.offender(), height = %evidence.height(), "equivocation seen");
-                if state.evidence.len() < EVIDENCE_MAX {
-                    state.evidence.push(evidence);
-                }
-                offer_evidence(state);
+                // A full mailbox loses it here; other validators have seen it too.
+                let _full = state.args.wiring.mail.fraud.send(FraudMsg::Found(Box::new(evidence)));
             }
             Output::EnteredRound { height, round, proposer } => {
                 if round.0 > 0 {
@@ -367,14 +376,12 @@ async fn carry_out(
     Ok(decision)
 }
 
-/// Offers evidence to the mempool as soon as a block could hold it: the ledger takes none on a height that is not decided.
-fn offer_evidence(state: &mut ConsensusState) {
-    let head = state.args.wiring.view().head.height;
-    let mempool = &state.args.wiring.mail.mempool;
-    state.evidence.retain(|evidence| {
-        let tx = Box::new(Transaction::Evidence(evidence.clone()));
-        evidence.height() > head || mempool.send(MempoolMsg::Own { tx }) != Sent::Accepted
-    });
+/// Fetches a block, unless that is under way.
+fn fetch(state: &mut ConsensusState, height: Height, block: BlockId) {
+    state.fetching.retain(|_, task| !task.is_finished());
+    if !state.fetching.contains_key(&block) {
+        state.fetching.insert(block, blocks::fetch(&state.args.wiring, height, block));
+    }
 }
 
 fn cancel_timers(state: &mut ConsensusState) {
@@ -477,8 +484,13 @@ async fn sign_verdict(
             reply.send(Some(Box::new(signed))).ok();
         }
         Err(refusal) => {
-            tracing::info!(%refusal, "verdict not signed");
-            reply.send(None).ok();
+            // The vote that fills the slot may never have left; it is the only answer this node gives.
+            let known = match refusal {
+                Refusal::Conflict(slot) => state.args.machine.guard().signed(&slot).cloned(),
+                _ => None,
+            };
+            tracing::info!(%refusal, again = known.is_some(), "another verdict is not signed");
+            reply.send(if let Some(GuardRecord::Verdict(vote)) = known { Some(Box::new(vote)) } else { None }).ok();
         }
     }
     Ok(())
@@ -508,9 +520,11 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
     };
     let (head, snapshot) = state.args.writer.commit(commit).await?;
     cancel_timers(state);
+    state.fetching.clear();
     let view = Arc::new(blocks::view(snapshot, Some(certificate), head.state_root, wall_clock())?);
     let m = &state.args.wiring.metrics;
     m.height.set(i64::try_from(height.0).unwrap_or(i64::MAX));
+    m.validators.set(i64::try_from(view.set.validators().len()).unwrap_or(i64::MAX));
     m.transactions.inc_by(n_transactions as u64);
     m.commit_seconds.observe(started.elapsed().as_secs_f64());
     m.block_seconds.observe(wall_clock().since(before.applied_ms) as f64 / 1000.0);
@@ -520,10 +534,12 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
         Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS)),
     );
     state.args.disk.prune(height.next(), Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS))).await?;
+    let (votes, proposals) = state.args.machine.votes_of(height);
+    let messages = SignedMessages { votes, proposals };
+    let _closed = state.args.wiring.mail.fraud.send_owed(FraudMsg::Decided { height, messages });
     let work = view.work;
     state.args.chain.send_replace(Arc::clone(&view));
     blocks::announce(&state.args.wiring, &view, &changed_jobs);
-    offer_evidence(state);
     plan_start(state, work);
     Ok(())
 }
@@ -566,7 +582,11 @@ async fn start_height(state: &mut ConsensusState) -> Result<(), ActorProcessingE
     }
     let view = state.args.wiring.view();
     let height = view.head.height.next();
-    let replay = state.args.disk.start(height).await?;
+    let replay = state.args.disk.start(height).await.inspect_err(|error| {
+        if let DiskError::Corrupt(why) = error {
+            state.args.wiring.stop.stop(StopReason::Corruption(why.clone()));
+        }
+    })?;
     if replay.torn_bytes > 0 {
         tracing::warn!(%height, bytes = replay.torn_bytes, "the last record of the consensus log was torn and is cut");
     }

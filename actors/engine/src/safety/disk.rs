@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use storage::guard_file::GuardFile;
 use storage::wal::{Replay, Wal};
+use storage::{ErrorClass, StorageError};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -29,7 +30,7 @@ pub(crate) enum DiskCommand {
         /// The height.
         height: Height,
         /// Where the records go.
-        reply: oneshot::Sender<Result<Replay, String>>,
+        reply: oneshot::Sender<Result<Replay, DiskError>>,
     },
     /// Appends to the open log.
     Append {
@@ -72,7 +73,7 @@ impl Disk {
         Self { wal, guard, failed: None, compact_at: GUARD_BYTES_MAX }
     }
 
-    fn keep(&mut self, result: Result<(), storage::error::StorageError>) {
+    fn keep(&mut self, result: Result<(), StorageError>) {
         if let Err(error) = result {
             self.failed.get_or_insert_with(|| error.to_string());
         }
@@ -96,8 +97,8 @@ impl ThreadWork for Disk {
         match command {
             DiskCommand::Start { height, reply } => {
                 let answer = match self.flush() {
-                    Ok(()) => self.wal.start(height).map_err(|e| e.to_string()),
-                    Err(why) => Err(why),
+                    Ok(()) => self.wal.start(height).map_err(DiskError::from),
+                    Err(why) => Err(DiskError::Failed(why)),
                 };
                 // The asker may have given up by its own time limit, which stops the node.
                 reply.send(answer).ok();
@@ -137,12 +138,30 @@ pub(crate) enum DiskError {
     /// The thread is gone.
     #[error("the consensus log's thread has ended")]
     Gone,
+    /// The log is damaged, or the log of another chain.
+    #[error("the consensus log can't be read: {0}")]
+    Corrupt(String),
     /// A write or flush failed.
     #[error("the consensus log can't be written: {0}")]
     Failed(String),
     /// No answer within the limit.
     #[error("the consensus log did not answer within {} s", FLUSH_LIMIT.as_secs())]
     Slow,
+}
+
+impl From<String> for DiskError {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
+impl From<StorageError> for DiskError {
+    fn from(error: StorageError) -> Self {
+        match error.class() {
+            ErrorClass::Corruption => Self::Corrupt(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 /// Address of the disk thread.
@@ -163,10 +182,10 @@ impl DiskHandle {
         }
     }
 
-    async fn answer<T>(receiver: oneshot::Receiver<Result<T, String>>) -> Result<T, DiskError> {
+    async fn answer<T, E: Into<DiskError>>(receiver: oneshot::Receiver<Result<T, E>>) -> Result<T, DiskError> {
         match timeout(FLUSH_LIMIT, receiver).await {
             Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(why))) => Err(DiskError::Failed(why)),
+            Ok(Ok(Err(why))) => Err(why.into()),
             Ok(Err(_)) => Err(DiskError::Gone),
             Err(_) => Err(DiskError::Slow),
         }

@@ -16,7 +16,7 @@ use types::ids::Round;
 use types::keys::Signature;
 use types::vote::{SignedProposal, SignedVote, VoteKind};
 
-use super::{Inner, Output, TIMEOUT_MS_MAX, TimerId, TimerKind};
+use super::{Inner, Output, TimerId, TimerKind};
 use crate::admission::{RESEND_MAX, power};
 use crate::context::{Address, BlockValue, Chain, CoreProposal, CoreVote};
 use crate::convert;
@@ -49,6 +49,7 @@ impl Inner {
             Effect::StartRound(height, round, proposer, _, r) => {
                 self.flush();
                 let round = convert::wire_round(round);
+                self.waits.entered(round, self.now);
                 self.out.push(Output::EnteredRound { height: height.0, round, proposer: proposer.0 });
                 r.resume_with(())
             }
@@ -169,14 +170,7 @@ impl Inner {
     }
 
     fn timeout_ms(&self, id: TimerId) -> u64 {
-        let t = &self.timeouts;
-        let base = match id.kind {
-            TimerKind::Propose => t.propose_ms,
-            TimerKind::Prevote => t.prevote_ms,
-            TimerKind::Precommit => t.precommit_ms,
-            TimerKind::Rebroadcast => t.rebroadcast_ms,
-        };
-        base.saturating_add(t.delta_ms.saturating_mul(u64::from(id.round.0))).min(TIMEOUT_MS_MAX)
+        self.waits.timeout_ms(id.kind, id.round, &self.timeouts)
     }
 
     /// Writes an input of the core to the log.

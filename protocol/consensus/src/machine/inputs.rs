@@ -368,6 +368,9 @@ impl Machine {
             return Ok(());
         }
         let synced = self.inner.synced.filter(|(_, block)| *block == id);
+        if synced.is_none() {
+            self.inner.waits.ready(round, self.inner.now);
+        }
         let Some(candidate) = self.inner.candidates.get_mut(&id) else { return Ok(()) };
         if synced.is_some() && !valid {
             return Err(Fatal::CertifiedInvalid { height, block: id });
@@ -394,6 +397,11 @@ impl Machine {
     }
 
     pub(super) fn on_synced(&mut self, decided: DecidedBlock) -> Result<(), Fatal> {
+        if self.inner.undelivered.as_ref().is_some_and(|c| c.block == decided.block.id()) {
+            // The core decided this block before its body was let go of: only the bytes were missing.
+            self.on_block_fetched(decided.certificate.height, decided.block);
+            return Ok(());
+        }
         let done = self.core.as_ref().is_none_or(|core| core.driver.step_is_commit());
         if done || decided.certificate.height != self.inner.height {
             return Ok(());

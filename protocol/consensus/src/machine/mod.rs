@@ -31,6 +31,7 @@ use crate::convert;
 use crate::evidence::Watch;
 use crate::guard::{Guard, GuardRecord};
 use crate::held::Held;
+use crate::waits::Waits;
 
 /// Decided heights whose votes are still compared with late ones.
 pub const DECIDED_WINDOW: u64 = 16;
@@ -284,6 +285,9 @@ struct Inner {
     guard: Guard,
     height: Height,
     timeouts: Timeouts,
+    waits: Waits,
+    /// Time of the input being handled, wall clock: for measuring, never for a decision.
+    now: TimeMs,
     /// Sets of the decided heights still watched, and of the current one.
     sets: BTreeMap<Height, Arc<ValidatorSet>>,
     watch: Watch,
@@ -324,6 +328,8 @@ impl Machine {
             guard,
             height: Height(0),
             timeouts: nobody,
+            waits: Waits::default(),
+            now: TimeMs(0),
             sets: BTreeMap::new(),
             watch: Watch::new(),
             candidates: BTreeMap::new(),
@@ -343,11 +349,12 @@ impl Machine {
         Self { core: None, inner, held: Held::default() }
     }
 
-    /// Takes one input; `now` is the wall clock, used in logs only.
+    /// Takes one input; `now` is the wall clock, used to measure how long proposals take, and in logs. It decides nothing.
     ///
     /// # Errors
     /// [`Fatal`]: the node must stop. Nothing from outside leads there.
     pub fn handle(&mut self, now: TimeMs, input: Input) -> Result<Vec<Output>, Fatal> {
+        self.inner.now = now;
         match input {
             Input::StartHeight { height, set, timeouts, wal } => self.start_height(height, set, timeouts, &wal)?,
             Input::Message { from, message } => self.on_message(now, from, message)?,
@@ -417,9 +424,10 @@ impl Machine {
         self.inner.candidates.get(&block).map(|c| Arc::clone(&c.block))
     }
 
-    /// Blocks of the current height that were named but whose bytes are missing.
+    /// Blocks of the current height that were named, or decided, but whose bytes are missing.
     pub fn wanted_blocks(&self) -> Vec<BlockId> {
-        self.inner.wanted.keys().copied().collect()
+        let decided = self.inner.undelivered.as_ref().map(|c| c.block);
+        decided.into_iter().chain(self.inner.wanted.keys().copied()).collect()
     }
 
     /// Votes held for heights to come.

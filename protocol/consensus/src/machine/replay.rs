@@ -52,6 +52,7 @@ impl Machine {
         let inner = &mut self.inner;
         inner.height = height;
         inner.timeouts = timeouts;
+        inner.waits.new_height();
         let watched = Height(height.0.saturating_sub(DECIDED_WINDOW));
         inner.sets.insert(height, set);
         inner.sets = inner.sets.split_off(&watched);

@@ -7,6 +7,7 @@ use types::vote::VoteKind;
 
 use super::*;
 use crate::admission::Fault;
+use crate::machine::CANDIDATES_MAX;
 use crate::proposer::proposer;
 use crate::sync::{Sync, SyncInput, SyncOutput};
 
@@ -92,6 +93,59 @@ fn a_proposal_without_its_block_is_fetched() {
     assert!(matches!(out.as_slice(), [Output::CheckBlock { block, .. }] if block.id() == good.id()));
     assert_eq!(machine.votes_of(Height(1)).1.len(), 1);
     assert!(machine.proposed_block(Height(1), good.id()).is_some());
+}
+
+/// A machine that has decided a block of round 0 whose body gave way to those of later rounds.
+fn decided_without_body(keys: &[SecretKey]) -> (Machine, Block) {
+    let set = set_of(keys);
+    let of_round = |round| {
+        let who = proposer(&set, Height(1), Round(round)).unwrap();
+        keys.iter().find(|k| k.public() == who).unwrap()
+    };
+    let (mut machine, _) = started(keys, None);
+    let propose = |machine: &mut Machine, round: u32, salt: u64| {
+        let key = of_round(round);
+        let block = block(1, key.public(), None, salt);
+        let message = ProposalMessage { proposal: proposal(key, 1, round, block.id()), block: block.clone() };
+        machine.handle(TimeMs(1), Input::Proposal(message)).unwrap();
+        block
+    };
+    let first = propose(&mut machine, 0, 0);
+    let answer = Input::BlockChecked { height: Height(1), round: Round(0), block: first.id(), valid: true };
+    machine.handle(TimeMs(1), answer).unwrap();
+    for round in 1..=u32::try_from(CANDIDATES_MAX).unwrap() {
+        // Votes of more than a third of the power in a later round bring the machine there.
+        for key in &keys[..2] {
+            machine.handle(TimeMs(1), vote_message(vote(key, VoteKind::Prevote, 1, round, None))).unwrap();
+        }
+        assert_eq!(machine.round(), Round(round));
+        propose(&mut machine, round, u64::from(round));
+    }
+    assert!(machine.proposed_block(Height(1), first.id()).is_none(), "it gave way");
+    let mut asked = false;
+    for key in &keys[..3] {
+        let precommit = vote(key, VoteKind::Precommit, 1, 0, Some(first.id()));
+        let out = machine.handle(TimeMs(1), vote_message(precommit)).unwrap();
+        asked |= out.contains(&Output::FetchBlock { height: Height(1), block: first.id() });
+    }
+    assert!(asked && machine.wanted_blocks().contains(&first.id()), "decided, and its bytes are wanted");
+    (machine, first)
+}
+
+#[test]
+fn a_decision_without_its_bytes_takes_them_from_sync_or_from_a_peer() {
+    let keys = keys(4);
+    let (mut machine, block) = decided_without_body(&keys);
+    let decided = DecidedBlock { certificate: certificate(&keys, &block, 0), block: block.clone() };
+    assert!(machine.check_synced(&decided).is_ok());
+    let out = machine.handle(TimeMs(2), Input::Synced(decided)).unwrap();
+    assert!(matches!(out.last(), Some(Output::Decided(d)) if d.block == block), "{out:?}");
+    assert!(machine.wanted_blocks().iter().all(|id| *id != block.id()));
+
+    let (mut machine, block) = decided_without_body(&keys);
+    let fetched = Input::BlockFetched { height: Height(1), block: block.clone() };
+    let out = machine.handle(TimeMs(2), fetched).unwrap();
+    assert!(matches!(out.last(), Some(Output::Decided(d)) if d.block == block), "{out:?}");
 }
 
 /// A chain of `n` blocks decided by `keys`.

@@ -11,7 +11,7 @@ use types::evidence::Evidence;
 use types::gossip::ConsensusMessage;
 use types::ids::{BlockId, Digest, GenesisHash, Height, Round, StateRoot, TimeMs};
 use types::keys::{PublicKey, SecretKey};
-use types::params::Timeouts;
+use types::params::{Params, Timeouts};
 use types::validator::{Validator, ValidatorSet};
 use types::vote::{CommitCertificate, Proposal, SignedProposal, SignedVote, Vote, VoteKind};
 
@@ -144,6 +144,9 @@ pub(super) struct Net {
     sequence: u64,
     dice: Dice,
     pub(super) loss_permille: u64,
+    /// Longest way of a message, milliseconds.
+    pub(super) delay_ms: u64,
+    pub(super) timeouts: Timeouts,
     pub(super) crash: Option<Crash>,
     /// Every vote and proposal that left a node, by slot: (height, round, 0 proposal 1 prevote 2 precommit, signer).
     pub(super) said: BTreeMap<(Height, Round, u8, PublicKey), BTreeSet<Option<BlockId>>>,
@@ -175,6 +178,8 @@ impl Net {
             sequence: 0,
             dice: Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             loss_permille: 0,
+            delay_ms: 20,
+            timeouts: timeouts(),
             crash: None,
             said: BTreeMap::new(),
             executed,
@@ -197,7 +202,7 @@ impl Net {
         let node = &self.nodes[index];
         let height = Height(node.chain.len() as u64 + 1);
         let wal = node.disk.wal.get(&height).cloned().unwrap_or_default();
-        self.give(index, Input::StartHeight { height, set: self.set.clone(), timeouts: timeouts(), wal });
+        self.give(index, Input::StartHeight { height, set: self.set.clone(), timeouts: self.timeouts.clone(), wal });
     }
 
     fn post(&mut self, after: u64, to: usize, input: Input) {
@@ -208,7 +213,7 @@ impl Net {
     fn broadcast(&mut self, from: usize, input: &Input) {
         for to in 0..self.nodes.len() {
             if to != from && self.dice.roll(1000) >= self.loss_permille {
-                let after = 1 + self.dice.roll(20);
+                let after = 1 + self.dice.roll(self.delay_ms);
                 self.post(after, to, input.clone());
             }
         }
@@ -377,6 +382,37 @@ fn loss_and_reordering_only_cost_time() {
         net.loss_permille = 200;
         net.run(5);
     }
+}
+
+#[test]
+fn a_dead_proposer_costs_what_proposals_take_not_what_the_parameters_allow() {
+    let mut net = Net::new(4, 0, 5);
+    net.timeouts = Params::standard().timeouts;
+    net.run(10);
+    let (began, before) = (net.now, net.nodes[0].chain.len());
+    net.nodes[2].machine = None;
+    net.run(before + 12);
+    let later = &net.nodes[0].chain[before..];
+    let lost: u64 = later.iter().map(|d| u64::from(d.certificate.round.0)).sum();
+    let each = (net.now - began) / lost.max(1);
+    println!("{lost} lost rounds in {} blocks, {each} ms each", later.len());
+    assert!(lost >= 2, "a dead proposer's turns come");
+    // The parameters alone allow 4,000 ms a lost round: proposal and precommits.
+    assert!(each < 1_500, "{each} ms a lost round");
+}
+
+#[test]
+fn a_network_that_becomes_slow_is_waited_for_again() {
+    let mut net = Net::new(4, 0, 6);
+    net.timeouts = Params::standard().timeouts;
+    net.run(10);
+    // Longer than the first wait that follows from what was measured so far.
+    net.delay_ms = 700;
+    net.run(24);
+    let longest = net.nodes.iter().map(|n| &n.chain).max_by_key(|c| c.len()).unwrap();
+    let rounds: Vec<_> = longest.iter().map(|d| d.certificate.round.0).collect();
+    assert!(rounds[16..].iter().filter(|r| **r == 0).count() >= 6, "most are decided in round 0 again: {rounds:?}");
+    assert!(net.nodes.iter().all(|n| n.evidence.is_empty()));
 }
 
 #[test]

@@ -1,6 +1,12 @@
-//! Evidence of equivocation: once per offence, a share of the stake is burned.
+//! Evidence of equivocation: once per offence, a share of the stake is burned, and the offender leaves the validator set.
+//!
+//! It leaves at the usual boundary, two heights later, and only if the set without it still decides when any one of the others is
+//! down: four equal validators keep a proven liar, whose offences go on to cost it, rather than halt when the next one fails.
+//! The same holds while more than a third of the power would change at once.
 
 use types::evidence::Evidence;
+use types::keys::PublicKey;
+use types::validator::ValidatorSet;
 
 use super::{Event, Exec};
 use crate::error::{LedgerError, StateError, TxCode, TxError};
@@ -61,8 +67,29 @@ impl Exec<'_> {
             Evidence::Proposals(..) => OffenceKind::Proposals,
             Evidence::Verdicts(..) => OffenceKind::Verdicts,
         };
+        self.expel(&offender)?;
         self.st.put(key, &Offence { kind, offender, height, recorded: self.ctx.height, slashed });
         self.events.push(Event::Slashed { validator: offender, offence, amount: slashed });
         Ok(())
+    }
+
+    /// Retires an offender, if the set can spare it.
+    fn expel(&mut self, offender: &PublicKey) -> Result<(), LedgerError> {
+        let Some(record) = state::validator(&self.st, offender)?.filter(|r| r.unbonds.is_none()) else {
+            return Ok(());
+        };
+        let latest = state::set_unbounded(&self.st, self.ctx.height.next().next())?
+            .ok_or(StateError::Missing { record: "validator set record" })?;
+        let rest: Vec<_> = latest.validators().iter().filter(|v| v.key != *offender).cloned().collect();
+        let Ok(rest) = ValidatorSet::new(rest) else { return Ok(()) };
+        let total = rest.power_total();
+        let spares = rest.validators().iter().all(|v| rest.is_quorum(total.saturating_sub(v.power)));
+        if !spares {
+            return Ok(());
+        }
+        match self.retire(offender, record) {
+            Err(LedgerError::Refused(_)) => Ok(()),
+            done => done,
+        }
     }
 }

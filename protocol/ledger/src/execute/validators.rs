@@ -32,7 +32,7 @@ fn moved_power(old: &ValidatorSet, new: &ValidatorSet) -> u64 {
 
 impl Exec<'_> {
     /// The set for the height after next, with the key's power changed; 0 removes it.
-    fn change_set(&mut self, key: &PublicKey, power: u64) -> Result<(), LedgerError> {
+    pub(super) fn change_set(&mut self, key: &PublicKey, power: u64) -> Result<(), LedgerError> {
         let from = self.ctx.height.next().next();
         let next = state::set_unbounded(&self.st, self.ctx.height.next())?.ok_or(MISSING)?;
         let latest = state::set_unbounded(&self.st, from)?.ok_or(MISSING)?;
@@ -176,11 +176,17 @@ impl Exec<'_> {
 
     pub(super) fn exit_validator(&mut self, sender: &PublicKey, key: &PublicKey) -> Result<(), LedgerError> {
         let record = self.own_validator(sender, key)?;
-        // The stake stays as long as evidence about the last height can arrive.
+        self.retire(key, record)
+    }
+
+    /// Takes a validator out of the set. Its stake stays as long as evidence about its last height can arrive. If the set can't
+    /// change so much, nothing is changed.
+    pub(super) fn retire(&mut self, key: &PublicKey, record: ValidatorRecord) -> Result<(), LedgerError> {
+        self.change_set(key, 0)?;
         let at = self.ctx.time.plus(self.ctx.params.evidence_ms);
         self.st.put(keys::validator(key), &ValidatorRecord { power: 0, unbonds: Some(at), ..record });
         self.st.mark(keys::timer(at, &TimerKind::Unbond(*key)));
-        self.change_set(key, 0)
+        Ok(())
     }
 
     pub(super) fn attest(

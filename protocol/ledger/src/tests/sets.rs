@@ -164,6 +164,54 @@ fn equivocation_burns_stake_once_per_offence() {
 }
 
 #[test]
+fn an_equivocator_leaves_a_set_that_can_spare_it() {
+    let mut c = Chain::new();
+    let joins = registration(&c, &user(1), &validator(5), 10, 1_000);
+    c.block(&[joins]);
+    c.block(&[]);
+    c.block(&[]);
+    let genesis = c.genesis;
+    let pair = |n: u8, height: u64| {
+        let vote = |value: u8| {
+            let (kind, round, value) = (VoteKind::Prevote, Round(0), Some(BlockId::new([value; 32])));
+            Vote { kind, height: Height(height), round, value, validator: validator(n).public() }
+                .sign(&validator(n), &genesis)
+        };
+        Transaction::Evidence(Evidence::Votes(vote(1), vote(2)).canonical())
+    };
+    let set_after = |c: &Chain| {
+        let height = state::head(&c.kv).unwrap().height;
+        validator_set(&c.kv, height.next().next()).unwrap().unwrap()
+    };
+    let events = c.block(&[pair(2, 1)]);
+    assert!(matches!(events[..], [Event::ValidatorsChanged { .. }, Event::Slashed { amount: Amount(50), .. }]));
+    // Next height as before, the one after without it; its stake stays for the evidence window.
+    let height = state::head(&c.kv).unwrap().height;
+    assert_eq!(validator_set(&c.kv, height.next()).unwrap().unwrap().validators().len(), 5);
+    assert_eq!(set_after(&c).power_of(&validator(2).public()), None);
+    let record = state::validator(&c.kv, &validator(2).public()).unwrap().unwrap();
+    assert_eq!((record.power, record.stake), (0, Amount(950)));
+    assert!(record.unbonds.is_some());
+    c.block(&[]);
+    c.block(&[]);
+
+    // Four are left: three equal ones would halt with the next that fails, so a second liar is slashed and stays.
+    let events = c.block(&[pair(3, 2)]);
+    assert!(matches!(events[..], [Event::Slashed { .. }]));
+    assert_eq!(set_after(&c).validators().len(), 4);
+    // A later offence of the first is still slashed; leaving twice is not possible.
+    let events = c.block(&[pair(2, 2)]);
+    assert!(matches!(events[..], [Event::Slashed { .. }]));
+    let exit = c.tx(&owner(2), Action::ExitValidator { key: validator(2).public() });
+    assert_eq!(c.refused(&exit), TxCode::NotRegistered);
+    let before = c.balance(&owner(2));
+    c.advance(7 * 24 * 3_600_000, &[]);
+    let stake = record.stake.0 - 950 * 50 / 1_000;
+    assert_eq!(c.balance(&owner(2)), before + stake);
+    assert_eq!(state::validator(&c.kv, &validator(2).public()).unwrap(), None);
+}
+
+#[test]
 fn two_verdicts_in_one_slot_are_an_offence() {
     let mut c = Chain::new();
     let (job, order) = c.running_job(&user(1));
