@@ -80,8 +80,8 @@ fn equivocation_is_recorded_exactly_once_also_for_decided_heights_and_after_a_re
     for index in stage.honest.clone() {
         stage.cluster.wait_height(index, 1, LIMIT)?;
     }
-    stage.advance(2)?;
-    stage.tell(json!({ "do": "head" }))?;
+    let now = stage.advance(2)?;
+    stage.followed(now)?;
     again(&mut stage, "any")?;
     again(&mut stage, "nil")?;
     stage.advance(2)?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -123,6 +123,16 @@ impl Stage {
         let to = self.height(self.honest[0])? + blocks;
         self.reach(to)?;
         Ok(to)
+    }
+
+    /// Waits until the adversary knows a height: it is connected again to nodes that were restarted.
+    pub(crate) fn followed(&mut self, height: u64) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while number(&self.tell(json!({ "do": "head" }))?["height"])? < height {
+            ensure!(Instant::now() < deadline, "the adversary did not follow to height {height}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
     }
 
     /// Offences on record at an honest node.
