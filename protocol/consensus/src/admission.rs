@@ -6,9 +6,10 @@
 use std::fmt;
 
 use types::block::{Block, HEADER_VERSION, transactions_root};
+use types::codec::Wire;
 use types::gossip::{ConsensusMessage, ProposalMessage};
 use types::ids::{Digest, GenesisHash, Height, Round};
-use types::limits::{BLOCK_TXS_MAX, VALIDATORS_MAX};
+use types::limits::{BLOCK_BYTES_MAX, BLOCK_TXS_MAX, VALIDATORS_MAX};
 use types::validator::ValidatorSet;
 use types::vote::{CertificateError, SignedProposal, SignedVote, VoteKind, signed_power};
 
@@ -96,6 +97,8 @@ pub fn check_block(genesis: &GenesisHash, height: Height, block: &Block) -> Resu
     require(h.genesis == *genesis, "the header names another chain")?;
     require(h.height == height, "the header names another height")?;
     require(block.transactions.len() <= BLOCK_TXS_MAX, "the block has more than 2048 transactions")?;
+    // A proposal's frame holds twice as much; what is larger than a block may be fits no record of the consensus log.
+    require(block.to_bytes().len() <= BLOCK_BYTES_MAX, "the block has more than 262144 bytes")?;
     require(
         h.transactions == transactions_root(block.transactions.iter()),
         "the transactions are not those of the header",

@@ -8,3 +8,8 @@ pub mod identity;
 pub mod prover;
 mod prover_peer;
 mod prover_proofs;
+mod validator;
+mod validator_chain;
+pub mod validator_control;
+mod validator_forge;
+mod validator_peer;

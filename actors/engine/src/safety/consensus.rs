@@ -220,6 +220,11 @@ impl Actor for Consensus {
             }
             ConsensusMsg::Proposal { id, message } => {
                 let acceptance = state.args.machine.classify_proposal(&message);
+                if let Acceptance::Reject(fault) = &acceptance {
+                    // Rare: each costs its sender, and the fourth the connection.
+                    let proposal = &message.proposal.proposal;
+                    tracing::warn!(height = %proposal.height, proposer = %proposal.proposer.short(), %fault, "proposal rejected");
+                }
                 report(state, id, &acceptance);
                 if acceptance == Acceptance::Ignore(Ignored::OldHeight) {
                     let proposal = Box::new(message.proposal.clone());

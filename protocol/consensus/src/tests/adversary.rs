@@ -1,7 +1,10 @@
 //! What hostile peers and validators send: refused, bounded, or turned into evidence.
 
+use types::block::transactions_root;
+use types::codec::Wire;
 use types::gossip::ProposalMessage;
 use types::ids::{Height, TimeMs};
+use types::transaction::{Action, SenderTx, Transaction};
 use types::vote::{CertificateError, VoteKind};
 
 use super::*;
@@ -100,6 +103,31 @@ fn admission_tells_wrong_from_unneeded() {
     let mut newer = message;
     newer.block.header.version = 2;
     assert_eq!(machine.classify_proposal(&newer), Acceptance::Ignore(Ignored::UnknownVersion));
+}
+
+#[test]
+fn a_block_over_the_size_limit_never_reaches_the_log() {
+    let keys = keys(4);
+    let who = proposer(&set_of(&keys), Height(1), Round(0)).unwrap();
+    let other = keys.iter().find(|k| k.public() != who).unwrap();
+    let (mut machine, _) = started(&keys, Some(other));
+    // A proposal's frame holds twice as much as a block may have, and a log record not much more than a block.
+    let attest = |count: usize| {
+        let action = Action::Attest { observer: who, reached: vec![who; count] };
+        let content = SenderTx { genesis: CHAIN, sender: who, nonce: 0, expires_ms: TimeMs(9), trace: 0, action };
+        Transaction::Signed(content.sign(key_of(&keys, who)))
+    };
+    let message = |transactions: Vec<Transaction>| {
+        let mut block = block(1, who, None, 1);
+        block.header.transactions = transactions_root(transactions.iter());
+        block.transactions = transactions;
+        ProposalMessage { proposal: proposal(key_of(&keys, who), 1, 0, block.id()), block }
+    };
+    let large = message(vec![attest(2_000); 6]);
+    assert!(large.to_bytes().len() < types::limits::GOSSIP_BYTES_MAX);
+    assert!(matches!(machine.classify_proposal(&large), Acceptance::Reject(Fault::Malformed(_))));
+    assert_eq!(machine.handle(TimeMs(1), Input::Proposal(large)).unwrap(), vec![]);
+    assert_eq!(machine.classify_proposal(&message(vec![attest(2_000); 3])), Acceptance::Accept);
 }
 
 #[test]
