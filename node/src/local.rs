@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prover::worker::{JobError, Worker, WorkerConfig};
-use prover::{ExecuteRequest, Executed, Inspection, ProveRequest, Proven, Stage};
+use prover::{ExecuteRequest, Executed, Fault, Inspection, ProveRequest, Proven, Stage};
 use types::job::{HashFunction, ProgramKind};
 use types::limits::{ARGS_BYTES_MAX, PROGRAM_BYTES_MAX};
 
@@ -87,8 +87,7 @@ pub(crate) async fn inspect(input: &Input, hash: Option<HashFunction>) -> Result
     let scratch = Scratch::new()?;
     let config = WorkerConfig::new(scratch.0.clone(), EXECUTE_MEMORY);
     let found = prover::worker::inspect(&config, input.program.clone(), hash, INSPECT_LIMIT).await.map_err(failure)?;
-    prover::args::Arguments::parse(found.kind, input.args.as_deref())
-        .map_err(|e| Failure::usage(e.to_string()).field("args"))?;
+    prover::args::Arguments::parse(found.kind, input.args.as_deref()).map_err(|e| of_fault(e.fault()))?;
     Ok(found)
 }
 
@@ -127,11 +126,18 @@ pub(crate) async fn prove(
     job.wait(on_stage).await.map_err(failure)
 }
 
+/// What is wrong with a program or its arguments as a usage error.
+fn of_fault(fault: Fault) -> Failure {
+    let mut failure = Failure::usage(fault.detail).field(fault.field).remedy(fault.remedy);
+    (failure.value, failure.limit) = (fault.value, fault.limit);
+    failure
+}
+
 /// A child's answer as a failure of the command.
 fn failure(error: JobError) -> Failure {
     let message = error.to_string();
     match error {
-        JobError::Input { .. } => Failure::usage(message).field("program"),
+        JobError::Input(fault) => of_fault(*fault),
         JobError::Failed { steps, .. } => Failure::error("program_failed", message)
             .field("steps")
             .value(steps)

@@ -22,7 +22,7 @@ use super::views::{
     AccountView, BlockView, EstimateView, EventView, EvidenceView, ExplainView, HeadView, HealthView, JobView, NetView,
     PeerView, ProverStatusView, ProverView, SubmitView, TxStatus, ValidatorView,
 };
-use crate::app::availability::AvailabilityMsg;
+use crate::app::availability::{AvailabilityMsg, Standing};
 use crate::app::mempool::MempoolMsg;
 use crate::mailbox::{Mailbox, Sent};
 use crate::reads::{self, NoReceipt};
@@ -142,6 +142,7 @@ impl EngineHandle {
         if let TxStatus::Decided { height } = self.tx_status(id).await? {
             return Ok(SubmitView { tx_id: id, status: TxStatus::Decided { height }, job_id });
         }
+        let (refuse, refused) = oneshot::channel();
         match &tx.content.action {
             Action::SubmitJob(spec) => {
                 let blobs = std::iter::once(("program", spec.program)).chain(spec.args.map(|a| ("args", a)));
@@ -149,19 +150,33 @@ impl EngineHandle {
                     self.need_blob(field, &blob)?;
                 }
                 let tx = Box::new(tx);
-                self.ask(&self.wiring.mail.availability, |reply| AvailabilityMsg::Submit { tx, reply }).await??;
+                let message = |reply| AvailabilityMsg::Submit { tx, reply, refused: refuse };
+                self.ask(&self.wiring.mail.availability, message).await??;
             }
             _ => {
+                drop(refuse);
                 let tx = Box::new(Transaction::Signed(tx));
                 self.ask(&self.wiring.mail.mempool, |reply| MempoolMsg::Submit { tx, reply }).await??;
             }
         }
         let deadline = tokio::time::Instant::now() + wait;
+        // A dropped sender means that nothing is refused any more; then only blocks and time count.
+        let refused = async move {
+            match refused.await {
+                Ok(error) => error,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::pin!(refused);
         loop {
             if let TxStatus::Decided { height } = self.tx_status(id).await? {
                 return Ok(SubmitView { tx_id: id, status: TxStatus::Decided { height }, job_id });
             }
-            if !matches!(tokio::time::timeout_at(deadline, chain.changed()).await, Ok(Ok(()))) {
+            let go_on = tokio::select! {
+                error = &mut refused => return Err(error),
+                changed = tokio::time::timeout_at(deadline, chain.changed()) => matches!(changed, Ok(Ok(()))),
+            };
+            if !go_on {
                 return Ok(SubmitView { tx_id: id, status: TxStatus::Pending, job_id });
             }
         }
@@ -195,9 +210,15 @@ impl EngineHandle {
         if let Some(location) = self.read(move |w, _| Ok(w.store.tx(&id)?)).await? {
             return Ok(TxStatus::Decided { height: location.height });
         }
-        let waits = self.ask(&self.wiring.mail.mempool, |reply| MempoolMsg::Has { id, reply }).await?
-            || self.ask(&self.wiring.mail.availability, |reply| AvailabilityMsg::Has { id, reply }).await?;
-        Ok(if waits { TxStatus::Pending } else { TxStatus::Unknown })
+        if self.ask(&self.wiring.mail.mempool, |reply| MempoolMsg::Has { id, reply }).await? {
+            return Ok(TxStatus::Pending);
+        }
+        let standing = |reply| AvailabilityMsg::Standing { id, reply };
+        Ok(match self.ask(&self.wiring.mail.availability, standing).await? {
+            Standing::Waiting => TxStatus::Pending,
+            Standing::Refused(error) => TxStatus::Refused { reason: error.message },
+            Standing::Unknown => TxStatus::Unknown,
+        })
     }
 
     /// A job.

@@ -3,7 +3,9 @@
 //! A validator signs only for blobs that it has fetched and inspected in a sandboxed child: kind and program hash must be what
 //! the specification says. Signatures are gossiped, so any node that saw the submission completes it, even when the node that
 //! accepted it is gone. Inbox: 512 messages. Held: [`HELD_MAX`] submissions, one for a sender's
-//! nonce; one more is refused with `overloaded`. Restart: peers' signatures and the client's retry bring submissions back.
+//! nonce; one more is refused with `overloaded`. A submission whose input every node refuses is dropped at once, and the
+//! reason kept for who asks ([`REFUSED_MAX`], the oldest go first). Restart: peers' signatures and the client's retry bring
+//! submissions back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,7 +13,8 @@ use std::time::Duration;
 
 use ledger::TxCode;
 use network::{GossipMessage, MessageId, PeerId, Verdict as Judgement};
-use prover::worker::WorkerConfig;
+use prover::Fault;
+use prover::worker::{JobError, WorkerConfig};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{Semaphore, oneshot};
 use types::gossip::TxMessage;
@@ -22,7 +25,7 @@ use types::transaction::{Action, AvailabilitySig, SignedTx, Transaction};
 
 use crate::api::ApiError;
 use crate::app::blobs;
-use crate::app::mempool::{Admission, MempoolMsg};
+use crate::app::mempool::{Admission, MempoolMsg, is_false};
 use crate::mailbox::{Letter, Sent};
 use crate::wiring::Wiring;
 
@@ -30,6 +33,10 @@ use crate::wiring::Wiring;
 const HELD_MAX: usize = 256;
 /// Signatures held for submissions not seen yet.
 const EARLY_MAX: usize = 1024;
+/// Reasons kept of submissions that were refused for their input.
+const REFUSED_MAX: usize = 256;
+/// Clients that wait for the outcome of one submission; further ones learn it by asking for its status.
+const WAITING_MAX: usize = 8;
 /// Inputs fetched and inspected at once.
 const INSPECTIONS_MAX: usize = 2;
 /// Time to fetch an input.
@@ -55,6 +62,8 @@ pub(crate) enum AvailabilityMsg {
         tx: Box<SignedTx>,
         /// Told once it is taken in or refused.
         reply: oneshot::Sender<Admission>,
+        /// Told if its input is refused later; dropped otherwise.
+        refused: oneshot::Sender<ApiError>,
     },
     /// A validator's signature, from gossip.
     Signature {
@@ -70,17 +79,37 @@ pub(crate) enum AvailabilityMsg {
         /// The submission.
         tx: TxId,
         /// Why it does not sign, if so.
-        result: Result<(), String>,
+        result: Result<(), Unfit>,
     },
-    /// Whether a submission is waiting here.
-    Has {
+    /// Where a submission stands here.
+    Standing {
         /// The submission.
         id: TxId,
         /// The answer.
-        reply: oneshot::Sender<bool>,
+        reply: oneshot::Sender<Standing>,
     },
     /// A block was applied.
     Head,
+}
+
+/// Why this node does not sign for an input.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// Every node finds the same.
+    Everywhere(Box<ApiError>),
+    /// It lies with this node.
+    Here(String),
+}
+
+/// Where a submission stands on this node.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// It gathers signatures.
+    Waiting,
+    /// Its input was refused.
+    Refused(ApiError),
+    /// Not known here.
+    Unknown,
 }
 
 /// The actor.
@@ -103,6 +132,7 @@ struct Held {
     tx: SignedTx,
     signatures: BTreeMap<types::keys::PublicKey, AvailabilitySig>,
     handed_on: bool,
+    waiting: Vec<oneshot::Sender<ApiError>>,
 }
 
 /// Its state.
@@ -111,6 +141,7 @@ pub(crate) struct AvailabilityState {
     args: AvailabilityArgs,
     held: BTreeMap<TxId, Held>,
     early: VecDeque<(TxId, AvailabilitySig)>,
+    refused: VecDeque<(TxId, ApiError)>,
     permits: Arc<Semaphore>,
 }
 
@@ -126,7 +157,8 @@ impl Actor for Availability {
     ) -> Result<AvailabilityState, ActorProcessingErr> {
         args.wiring.mail.availability.attach(myself);
         let permits = Arc::new(Semaphore::new(INSPECTIONS_MAX));
-        Ok(AvailabilityState { args, held: BTreeMap::new(), early: VecDeque::new(), permits })
+        let (held, early, refused) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
+        Ok(AvailabilityState { args, held, early, refused, permits })
     }
 
     async fn handle(
@@ -140,18 +172,21 @@ impl Actor for Availability {
                 let judgement = match take(state, *tx, source) {
                     Ok((_, true)) => Judgement::Accept,
                     Ok((_, false)) => Judgement::Ignore,
-                    Err(error) if error.code == TxCode::BadSignature.name() => Judgement::Reject,
+                    Err(error) if is_false(&error) => Judgement::Reject,
                     Err(_) => Judgement::Ignore,
                 };
                 if let Some(id) = id {
                     state.args.wiring.net.report(id, judgement);
                 }
             }
-            AvailabilityMsg::Submit { tx, reply } => {
+            AvailabilityMsg::Submit { tx, reply, refused } => {
                 let message = TxMessage::Offer((*tx).clone());
                 let taken = take(state, *tx, None).map(|(id, _)| id);
-                if taken.is_ok() {
+                if let Ok(id) = &taken {
                     state.args.wiring.net.publish(&GossipMessage::Tx(Box::new(message)));
+                    if let Some(held) = state.held.get_mut(id).filter(|held| held.waiting.len() < WAITING_MAX) {
+                        held.waiting.push(refused);
+                    }
                 }
                 reply.send(taken).ok();
             }
@@ -160,8 +195,14 @@ impl Actor for Availability {
                 state.args.wiring.net.report(id, judgement);
             }
             AvailabilityMsg::Checked { tx, result } => checked(state, tx, result),
-            AvailabilityMsg::Has { id, reply } => {
-                reply.send(state.held.contains_key(&id)).ok();
+            AvailabilityMsg::Standing { id, reply } => {
+                let refused = state.refused.iter().find(|(tx, _)| *tx == id).map(|(_, error)| error.clone());
+                let standing = match refused {
+                    _ if state.held.contains_key(&id) => Standing::Waiting,
+                    Some(error) => Standing::Refused(error),
+                    None => Standing::Unknown,
+                };
+                reply.send(standing).ok();
             }
             AvailabilityMsg::Head => sweep(state),
         }
@@ -174,6 +215,9 @@ fn take(state: &mut AvailabilityState, tx: SignedTx, source: Option<PeerId>) -> 
     let id = tx.id();
     if state.held.contains_key(&id) {
         return Ok((id, false));
+    }
+    if let Some((_, error)) = state.refused.iter().find(|(tx, _)| *tx == id) {
+        return Err(error.clone());
     }
     let view = state.args.wiring.view();
     ledger::precheck::check_submission(&view.state, &tx, view.head.time_ms)?;
@@ -202,7 +246,7 @@ fn take(state: &mut AvailabilityState, tx: SignedTx, source: Option<PeerId>) -> 
         signatures.insert(signature.validator, *signature);
     }
     state.early.retain(|(tx, _)| *tx != id);
-    state.held.insert(id, Held { tx, signatures, handed_on: false });
+    state.held.insert(id, Held { tx, signatures, handed_on: false, waiting: Vec::new() });
     inspect(state, id, spec, source);
     hand_on(state, id);
     Ok((id, true))
@@ -214,56 +258,74 @@ fn inspect(state: &AvailabilityState, id: TxId, spec: JobSpec, source: Option<Pe
     tokio::spawn(async move {
         let result = match permits.acquire().await {
             Ok(_permit) => check_input(&args, &spec, source).await,
-            Err(_) => Err("stopping".into()),
+            Err(_) => Err(Unfit::Here("stopping".into())),
         };
         let _closed = args.wiring.mail.availability.send_owed(AvailabilityMsg::Checked { tx: id, result });
     });
 }
 
-async fn check_input(args: &AvailabilityArgs, spec: &JobSpec, source: Option<PeerId>) -> Result<(), String> {
-    let program =
-        blobs::ensure(&args.wiring, spec.program.hash, source, FETCH_LIMIT).await.map_err(|e| e.to_string())?;
+/// A refusal of the input that every node finds alike.
+fn unfit(field: &str, value: impl ToString, limit: impl ToString, message: impl Into<String>) -> Unfit {
+    Unfit::Everywhere(Box::new(ApiError::field("input_refused", field, value, limit, message)))
+}
+
+fn of_fault(fault: Fault) -> Unfit {
+    let (value, limit) = (fault.value.unwrap_or_default(), fault.limit.unwrap_or_default());
+    unfit(&fault.field, value, limit, format!("{}; {}", fault.detail, fault.remedy))
+}
+
+fn of_length(field: &str, named: u64, found: usize) -> Unfit {
+    let message = format!("{field}: the specification says {named}, the blob has {found}; name the blob's own length");
+    unfit(field, named, found, message)
+}
+
+async fn check_input(args: &AvailabilityArgs, spec: &JobSpec, source: Option<PeerId>) -> Result<(), Unfit> {
+    let here = |e: blobs::BlobError| Unfit::Here(e.to_string());
+    let program = blobs::ensure(&args.wiring, spec.program.hash, source, FETCH_LIMIT).await.map_err(here)?;
     if program.len() as u64 != spec.program.bytes {
-        return Err(format!(
-            "program.bytes: {} in the specification, the blob has {}",
-            spec.program.bytes,
-            program.len()
-        ));
+        return Err(of_length("program.bytes", spec.program.bytes, program.len()));
     }
     if let Some(blob) = &spec.args {
-        let bytes = blobs::ensure(&args.wiring, blob.hash, source, FETCH_LIMIT).await.map_err(|e| e.to_string())?;
+        let bytes = blobs::ensure(&args.wiring, blob.hash, source, FETCH_LIMIT).await.map_err(here)?;
         if bytes.len() as u64 != blob.bytes {
-            return Err(format!("args.bytes: {} in the specification, the blob has {}", blob.bytes, bytes.len()));
+            return Err(of_length("args.bytes", blob.bytes, bytes.len()));
         }
-        prover::args::Arguments::parse(spec.kind, Some(&bytes)).map_err(|e| e.to_string())?;
+        prover::args::Arguments::parse(spec.kind, Some(&bytes)).map_err(|e| of_fault(e.fault()))?;
     }
-    let found = prover::worker::inspect(&args.executor, program, Some(spec.hash_function), INSPECT_LIMIT)
-        .await
-        .map_err(|e| e.to_string())?;
+    let found = prover::worker::inspect(&args.executor, program, Some(spec.hash_function), INSPECT_LIMIT).await;
+    let found = found.map_err(|error| match error {
+        JobError::Input(fault) => of_fault(*fault),
+        other => Unfit::Here(other.to_string()),
+    })?;
     if found.kind != spec.kind {
-        return Err(format!("kind: {:?} in the specification, the program is {:?}", spec.kind, found.kind));
+        let message =
+            "kind: the program file is of another kind than the specification says; correct the specification";
+        return Err(unfit("kind", format!("{:?}", spec.kind), format!("{:?}", found.kind), message));
     }
     if found.program_hash != spec.program_hash {
-        return Err(format!(
-            "program_hash: {} in the specification, the program's is {}",
-            spec.program_hash, found.program_hash
-        ));
+        let message = "program_hash: the program's hash is another one; correct the specification or the file";
+        return Err(unfit("program_hash", spec.program_hash, found.program_hash, message));
     }
     if spec.kind == ProgramKind::Pie {
-        let OutputRule::Exact(words) = &spec.output_rule else {
-            return Err("output_rule: a PIE needs its exact output".into());
-        };
-        if found.pie_output.as_ref() != Some(words) {
-            return Err("output_rule: not the output of the PIE".into());
+        let exact = matches!(&spec.output_rule, OutputRule::Exact(words) if found.pie_output.as_ref() == Some(words));
+        if !exact {
+            let message = "output_rule: a PIE's job names exactly the output in the file; name that output";
+            return Err(unfit("output_rule", "another output", "the output of the PIE", message));
         }
     }
     Ok(())
 }
 
-fn checked(state: &mut AvailabilityState, id: TxId, result: Result<(), String>) {
+fn checked(state: &mut AvailabilityState, id: TxId, result: Result<(), Unfit>) {
     let Some(held) = state.held.get_mut(&id) else { return };
     match (result, &state.args.key) {
-        (Err(why), _) => tracing::warn!(tx = %id, %why, "input refused or not to be had: no availability signature"),
+        (Err(Unfit::Here(why)), _) => {
+            tracing::warn!(tx = %id, %why, "input not to be had or looked at here: no availability signature");
+        }
+        (Err(Unfit::Everywhere(error)), _) => {
+            tracing::warn!(tx = %id, why = %error, "input refused: no availability signature");
+            refuse(state, id, *error);
+        }
         (Ok(()), None) => {}
         (Ok(()), Some(key)) => {
             let signature = AvailabilitySig::sign(&id, key, &state.args.wiring.genesis_hash);
@@ -273,6 +335,19 @@ fn checked(state: &mut AvailabilityState, id: TxId, result: Result<(), String>) 
             hand_on(state, id);
         }
     }
+}
+
+/// Gives up a submission whose input no honest node signs for: it must not keep its place until it expires, and who waits
+/// for it learns why.
+fn refuse(state: &mut AvailabilityState, id: TxId, error: ApiError) {
+    for waiting in state.held.remove(&id).map(|held| held.waiting).unwrap_or_default() {
+        // The client may have gone.
+        waiting.send(error.clone()).ok();
+    }
+    if state.refused.len() >= REFUSED_MAX {
+        state.refused.pop_front();
+    }
+    state.refused.push_back((id, error));
 }
 
 fn sign_in(state: &mut AvailabilityState, id: TxId, signature: AvailabilitySig) -> Judgement {

@@ -125,8 +125,8 @@ impl Actor for Mempool {
                 let judgement = match admit(state, *tx) {
                     Ok((_, true)) => Judgement::Accept,
                     Ok((_, false)) => Judgement::Ignore,
-                    // A signature that fails here fails everywhere; every other refusal may be a matter of time.
-                    Err(error) if error.code == TxCode::BadSignature.name() => Judgement::Reject,
+                    // What is signed falsely or for another chain is so everywhere; other refusals may be a matter of time.
+                    Err(error) if is_false(&error) => Judgement::Reject,
                     Err(_) => Judgement::Ignore,
                 };
                 state.wiring.net.report(id, judgement);
@@ -158,6 +158,11 @@ impl Actor for Mempool {
         state.wiring.metrics.mempool.set(i64::try_from(state.ids.len()).unwrap_or(i64::MAX));
         Ok(())
     }
+}
+
+/// Whether a refusal can be no matter of time or place.
+pub(crate) fn is_false(error: &ApiError) -> bool {
+    [TxCode::BadSignature, TxCode::WrongChain].iter().any(|code| error.code == code.name())
 }
 
 fn admit_and_publish(state: &mut MempoolState, tx: Transaction) -> Admission {
@@ -221,7 +226,15 @@ fn check_place(state: &MempoolState, tx: &Transaction) -> Result<(), ApiError> {
             return Err(full("transactions of one sender waiting on this node", own.len(), PER_SENDER_MAX));
         }
     }
-    if !signed.verify(&state.wiring.genesis_hash) {
+    let chain = state.wiring.genesis_hash;
+    if signed.content.genesis != chain {
+        let message = format!(
+            "genesis: the transaction is signed for chain {}, this is {chain}; sign it for this chain",
+            signed.content.genesis
+        );
+        return Err(ApiError::field(TxCode::WrongChain.name(), "genesis", signed.content.genesis, chain, message));
+    }
+    if !signed.verify(&chain) {
         let message = "the signature does not verify for the sender and this chain; sign it again";
         return Err(ApiError::field(
             TxCode::BadSignature.name(),
