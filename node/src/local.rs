@@ -19,6 +19,10 @@ const EXECUTE_MEMORY: u64 = 4 << 30;
 /// Memory taken for a proof when the machine does not say how much is free, bytes.
 const PROVE_MEMORY: u64 = 8 << 30;
 
+/// What arguments may be, and how to write them.
+const ARGS_LIMIT: &str = "a JSON object (Cairo 0) or a JSON list of felts (Cairo 1)";
+const ARGS_REMEDY: &str = "write for example: --args '{\"n\": 100}' or --args '[100]' or --args FILE";
+
 /// A program with its arguments, as a job names them.
 pub(crate) struct Input {
     /// The program file.
@@ -38,7 +42,10 @@ impl Input {
         let args = match args {
             None => None,
             Some(text) if text.trim_start().starts_with(['{', '[']) => Some(text.trim().as_bytes().to_vec()),
-            Some(path) => Some(files::read_bounded(Path::new(path), "args", ARGS_BYTES_MAX).map_err(as_usage)?),
+            Some(path) => {
+                let read = files::read_bounded(Path::new(path), "args", ARGS_BYTES_MAX);
+                Some(read.map_err(|failure| as_usage(failure).limit(ARGS_LIMIT).remedy(ARGS_REMEDY))?)
+            }
         };
         if let Some(bytes) = &args {
             let form = serde_json::from_slice::<serde_json::Value>(bytes);
@@ -46,11 +53,21 @@ impl Input {
                 let why = form.err().map_or_else(|| "it is another JSON value".to_string(), |e| e.to_string());
                 return Err(Failure::usage(format!("args: no JSON object or list: {why}"))
                     .field("args")
-                    .limit("a JSON object (Cairo 0) or a JSON list of felts (Cairo 1)")
-                    .remedy("write for example: --args '{\"n\": 100}' or --args '[100]' or --args FILE"));
+                    .value(shown(bytes))
+                    .limit(ARGS_LIMIT)
+                    .remedy(ARGS_REMEDY));
             }
         }
         Ok(Self { program, args })
+    }
+}
+
+/// The beginning of the arguments, as they were given on the command line; of a file, nothing: it may be the wrong one.
+fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    match text.trim_start().starts_with(['{', '[']) {
+        true => text.chars().take(80).collect(),
+        false => format!("{} bytes of other text", bytes.len()),
     }
 }
 

@@ -4,15 +4,18 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use engine::api::ApiError;
-use jsonrpsee::types::ErrorObjectOwned;
+use jsonrpsee::types::{ErrorObjectOwned, Id, InvalidRequest, Notification, Request};
 use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 /// Why a request was refused.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     /// Stable name and fields.
     pub(crate) error: ApiError,
+    /// Id of the call, where it is not the JSON-RPC layer that answers.
+    id: Id<'static>,
 }
 
 /// `data` of an error object.
@@ -30,12 +33,37 @@ impl Refusal {
         let mut error = ApiError::field(code, field, value, limit, message);
         // A client's own text may come back, but not more of it than says what it was.
         error.value = error.value.map(|value| value.chars().take(200).collect());
-        Self { error }
+        Self { error, id: Id::Null }
+    }
+
+    /// A body that is no JSON.
+    pub(crate) fn not_json(error: &serde_json::Error) -> Self {
+        let message = format!("the request is no JSON: {error}; send one JSON-RPC 2.0 call or a list of calls");
+        Self::field("parse_error", "body", error, "a JSON-RPC 2.0 call or a list of calls", message)
+    }
+
+    /// JSON that is no call; `None` for one that is a call or a notification.
+    pub(crate) fn not_a_call(text: &str) -> Option<Self> {
+        let is_call = serde_json::from_str::<Request<'_>>(text).is_ok()
+            || serde_json::from_str::<Notification<'_, Option<&RawValue>>>(text).is_ok();
+        if is_call {
+            return None;
+        }
+        let id = serde_json::from_str::<InvalidRequest<'_>>(text).map_or(Id::Null, |known| known.id.into_owned());
+        Some(Self { id, ..Self::invalid_request(text) })
+    }
+
+    /// What was sent in place of a call.
+    pub(crate) fn invalid_request(text: &str) -> Self {
+        let shown: String = text.chars().take(80).collect();
+        let limit = "an object with jsonrpc \"2.0\", id, method, params";
+        let message = format!("this is no JSON-RPC 2.0 call; send {limit}");
+        Self::field("invalid_request", "body", shown, limit, message)
     }
 
     /// A refusal without field details.
     pub(crate) fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { error: ApiError::new(code, message) }
+        Self { error: ApiError::new(code, message), id: Id::Null }
     }
 
     /// Wrong parameters of a call.
@@ -47,6 +75,8 @@ impl Refusal {
     /// that the JSON-RPC library has for itself.
     pub(crate) fn number(&self) -> i32 {
         match self.error.code.as_str() {
+            "parse_error" => -32700,
+            "invalid_request" => -32600,
             "unknown_method" => -32601,
             "invalid_params" => -32602,
             "internal" => -32603,
@@ -87,7 +117,7 @@ impl Refusal {
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        Self { error }
+        Self { error, id: Id::Null }
     }
 }
 
@@ -101,7 +131,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let body = json!({
             "jsonrpc": "2.0",
-            "id": null,
+            "id": self.id,
             "error": { "code": self.number(), "message": self.error.message, "data": self.data() },
         });
         json_response(self.status(), &body)

@@ -101,23 +101,29 @@ async fn call(State(state): State<RpcState>, request: Request<Body>) -> Response
         Ok(Err(e)) => return Refusal::new("invalid_body", format!("the body can't be read: {e}")).into_response(),
         Ok(Ok(collected)) => collected.to_bytes(),
     };
-    if let Some(refusal) = batch_refusal(&bytes) {
+    if let Some(refusal) = malformed(&bytes) {
         return refusal.into_response();
     }
     serve(state, Request::from_parts(parts, Body::from(bytes))).await
 }
 
-/// A batch with too many calls.
-fn batch_refusal(bytes: &Bytes) -> Option<Refusal> {
-    if bytes.trim_ascii_start().first() != Some(&b'[') {
-        return None;
+/// A body that is no call and no batch of the right length. Calls inside a batch are looked at one by one later.
+fn malformed(bytes: &Bytes) -> Option<Refusal> {
+    match bytes.trim_ascii_start().first() {
+        Some(b'[') => match serde_json::from_slice::<Vec<&RawValue>>(bytes) {
+            Ok(calls) if calls.is_empty() || calls.len() > BATCH_MAX => {
+                let message = format!("a batch has 1 to {BATCH_MAX} calls; send the rest in further batches");
+                let code = if calls.is_empty() { "invalid_request" } else { "batch_too_large" };
+                Some(Refusal::field(code, "batch", calls.len(), BATCH_MAX, message))
+            }
+            Ok(_) => None,
+            Err(error) => Some(Refusal::not_json(&error)),
+        },
+        _ => match serde_json::from_slice::<&RawValue>(bytes) {
+            Ok(call) => Refusal::not_a_call(call.get()),
+            Err(error) => Some(Refusal::not_json(&error)),
+        },
     }
-    // Text that is no list is answered by the JSON-RPC layer, as any other malformed call.
-    let calls = serde_json::from_slice::<Vec<&RawValue>>(bytes).ok()?.len();
-    (calls > BATCH_MAX).then(|| {
-        let message = format!("a batch has at most {BATCH_MAX} calls");
-        Refusal::field("batch_too_large", "batch", calls, BATCH_MAX, message)
-    })
 }
 
 /// `GET /` with an upgrade: WebSocket.

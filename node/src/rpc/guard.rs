@@ -105,8 +105,11 @@ where
                         continue;
                     }
                     Err(error) => {
-                        let (error, id) = error.into_parts();
-                        MethodResponse::error(id, error)
+                        let (_, id) = error.into_parts();
+                        MethodResponse::error(
+                            id,
+                            ErrorObjectOwned::from(Refusal::invalid_request("an entry of the batch")),
+                        )
                     }
                 };
                 if let Err(over_limit) = answers.append(answer) {

@@ -350,6 +350,11 @@ impl Cluster {
         self.save()
     }
 
+    pub(super) fn set_genesis_hash(&mut self, hash: String) -> Result<()> {
+        self.file.genesis_hash = hash;
+        self.save()
+    }
+
     fn save(&self) -> Result<()> {
         let path = self.dir.join("testnet.json");
         let text = serde_json::to_string_pretty(&self.file)?;

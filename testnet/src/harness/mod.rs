@@ -4,6 +4,7 @@
 //! asks a node goes through the shipped command line, so what it shows is what a user gets.
 
 mod cluster;
+mod genesis;
 mod process;
 
 pub use cluster::{Cluster, NodeInfo, Options, TestnetFile};

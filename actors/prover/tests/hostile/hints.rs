@@ -17,19 +17,9 @@ use crate::codes::{self, Codes};
 use crate::folder::Guarded;
 use crate::{LONG, config, fault, programs, proof, request, run};
 
-/// Hints of the virtual machine that are left out: randomness, prints, a skipped instruction, one application's own, an
-/// example, and one that no compiler's library has.
-const MACHINE_REFUSED: &[&str] = &[
-    "CHAINED_EC_OP_RANDOM_EC_POINT",
-    "EXAMPLE_BLAKE2S_COMPRESS",
-    "EXCESS_BALANCE",
-    "PRINT_ARR",
-    "PRINT_DICT",
-    "PRINT_FELT",
-    "RANDOM_EC_POINT",
-    "SKIP_NEXT_INSTRUCTION",
-    "UINT256_MUL_INV_MOD_P",
-];
+/// Hints of the virtual machine that are left out: randomness, one application's own, an example.
+const MACHINE_REFUSED: &[&str] =
+    &["CHAINED_EC_OP_RANDOM_EC_POINT", "EXAMPLE_BLAKE2S_COMPRESS", "EXCESS_BALANCE", "RANDOM_EC_POINT"];
 /// Hints of the runner library whose text is also one of ours: they assign a number or one of the program's own input.
 /// Ours are parsed and run by our own code, never by the library's.
 const RUNNER_ALLOWED: &[&str] = &[
@@ -162,7 +152,7 @@ async fn cairo1_hints_that_reach_outside_are_refused() {
     let cell = CellRef { register: Register::AP, offset: 0 };
     let operand = || ResOperand::Deref(cell);
     let bad: [(Hint, &str); 4] = [
-        (StarknetHint::SystemCall { system: operand() }.into(), "syscall"),
+        (StarknetHint::SystemCall { system: operand() }.into(), "systemcall"),
         (
             StarknetHint::Cheatcode {
                 selector: BigIntAsHex::from(7),
@@ -172,10 +162,10 @@ async fn cairo1_hints_that_reach_outside_are_refused() {
                 output_end: cell,
             }
             .into(),
-            "cheat",
+            "cheatcode",
         ),
-        (CoreHint::DebugPrint { start: operand(), end: operand() }.into(), "print"),
-        (CoreHint::RandomEcPoint { x: cell, y: cell }.into(), "random"),
+        (CoreHint::DebugPrint { start: operand(), end: operand() }.into(), "debugprint"),
+        (CoreHint::RandomEcPoint { x: cell, y: cell }.into(), "randomecpoint"),
     ];
     for (hint, word) in bad {
         let fault = fault(run(&config, &request(programs::cairo1(&[hint]), None, 1_000)).await);
