@@ -9,6 +9,8 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::BATCH_MAX;
+
 /// Why a request was refused.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
@@ -51,6 +53,17 @@ impl Refusal {
         }
         let id = serde_json::from_str::<InvalidRequest<'_>>(text).map_or(Id::Null, |known| known.id.into_owned());
         Some(Self { id, ..Self::invalid_request(text) })
+    }
+
+    /// A batch of a length that is not taken.
+    pub(crate) fn batch(calls: usize) -> Option<Self> {
+        let code = match calls {
+            0 => "invalid_request",
+            1..=BATCH_MAX => return None,
+            _ => "batch_too_large",
+        };
+        let message = format!("a batch has 1 to {BATCH_MAX} calls; send the rest in further batches");
+        Some(Self::field(code, "batch", calls, BATCH_MAX, message))
     }
 
     /// What was sent in place of a call.

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tower::Service;
 
 use super::refusal::Refusal;
-use super::{BATCH_MAX, BODY_MAX, BODY_TIMEOUT, Edge, SUBSCRIPTIONS_MAX, blobs, health, metrics};
+use super::{BODY_MAX, BODY_TIMEOUT, Edge, SUBSCRIPTIONS_MAX, blobs, health, metrics};
 use crate::rpc;
 use crate::rpc::guard::GuardLayer;
 
@@ -51,7 +51,8 @@ pub(super) fn router(edge: Arc<Edge>, connections: u32) -> Result<(Router, Serve
         .max_response_body_size(ANSWER_MAX)
         .max_connections(connections)
         .max_subscriptions_per_connection(SUBSCRIPTIONS_MAX)
-        .set_batch_request_config(BatchRequestConfig::Limit(u32::try_from(BATCH_MAX).unwrap_or(u32::MAX)))
+        // Bounded by the body, and by the guard, whose refusal says more than the library's.
+        .set_batch_request_config(BatchRequestConfig::Unlimited)
         .set_message_buffer_capacity(WS_BUFFER)
         .enable_ws_ping(PingConfig::new())
         .build();
@@ -111,12 +112,7 @@ async fn call(State(state): State<RpcState>, request: Request<Body>) -> Response
 fn malformed(bytes: &Bytes) -> Option<Refusal> {
     match bytes.trim_ascii_start().first() {
         Some(b'[') => match serde_json::from_slice::<Vec<&RawValue>>(bytes) {
-            Ok(calls) if calls.is_empty() || calls.len() > BATCH_MAX => {
-                let message = format!("a batch has 1 to {BATCH_MAX} calls; send the rest in further batches");
-                let code = if calls.is_empty() { "invalid_request" } else { "batch_too_large" };
-                Some(Refusal::field(code, "batch", calls.len(), BATCH_MAX, message))
-            }
-            Ok(_) => None,
+            Ok(calls) => Refusal::batch(calls.len()),
             Err(error) => Some(Refusal::not_json(&error)),
         },
         _ => match serde_json::from_slice::<&RawValue>(bytes) {

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use jsonrpsee::server::middleware::rpc::{Batch, BatchEntry, Notification, Request, RpcServiceT};
 use jsonrpsee::server::{BatchResponseBuilder, MethodResponse};
-use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, METHOD_NOT_FOUND_CODE, TOO_MANY_SUBSCRIPTIONS_CODE};
+use jsonrpsee::types::{ErrorObjectOwned, Id};
 
 use super::methods::NAMES;
 use crate::http::refusal::Refusal;
@@ -94,9 +94,13 @@ where
     fn batch<'a>(&self, batch: Batch<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {
         let guard = self.clone();
         async move {
+            let entries: Vec<_> = batch.into_iter().collect();
+            if let Some(refusal) = Refusal::batch(entries.len()) {
+                return MethodResponse::error(Id::Null, ErrorObjectOwned::from(refusal));
+            }
             let mut answers = BatchResponseBuilder::new_with_limit(BATCH_ANSWER_MAX);
             let mut notified = false;
-            for entry in batch {
+            for entry in entries {
                 let answer = match entry {
                     Ok(BatchEntry::Call(request)) => guard.call(request).await,
                     Ok(BatchEntry::Notification(notification)) => {
