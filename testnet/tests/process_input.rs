@@ -43,8 +43,9 @@ impl Stage {
         Ok(Self { cluster, node, sender, key })
     }
 
-    fn balance(&self) -> Result<Value> {
-        Ok(self.node.call("account_balance", &json!([self.sender.key().public()]))?["balance"].clone())
+    fn balance(&self) -> Result<u128> {
+        let answer = self.node.call("account_balance", &json!([self.sender.key().public()]))?;
+        Ok(answer["balance"].as_str().context("balance")?.parse()?)
     }
 
     /// The command line's refusal; it must have all its parts, the remedy as a field or in the message.
@@ -178,7 +179,7 @@ fn jobs(stage: &mut Stage) -> Result<String> {
         ("out_of_bounds", "hint_processor", |s| s.hint_processor = 9),
         ("out_of_bounds", "program.bytes", |s| s.program.bytes = 0),
         ("blob_length", "args.bytes", |s| s.args = s.args.map(|a| types::job::BlobRef { bytes: a.bytes + 1, ..a })),
-        ("input_refused", "kind", |s| s.kind = ProgramKind::Cairo1),
+        ("input_refused", "args", |s| s.kind = ProgramKind::Cairo1),
     ];
     let good = good_spec(stage, 20)?;
     for (code, field, change) in cases {
@@ -222,7 +223,7 @@ fn jobs(stage: &mut Stage) -> Result<String> {
     stage.command(&with(&["--chain-id", "another"]), 1, "chain", "chain-id")?;
     let view = stage.cluster.wait_job(0, &job, JOB)?;
     ensure!(view["status"] == "completed", "{view}");
-    ensure!(stage.balance()?.as_str() >= charged.as_str(), "one job was charged once: what was left returned");
+    ensure!(stage.balance()? >= charged, "one job was charged once, and what was left has returned");
     Ok(job)
 }
 

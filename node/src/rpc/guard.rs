@@ -138,11 +138,13 @@ fn in_our_form(code: i32, method: &str) -> Option<Refusal> {
     let shown: String = method.chars().take(80).collect();
     match code {
         METHOD_NOT_FOUND_CODE if !NAMES.contains(&method) => {
-            let message = format!("there is no method {shown}");
+            let message = format!("there is no method {shown}; check its spelling, and the node's version");
             Some(Refusal::field("unknown_method", "method", shown, "the methods of this version", message))
         }
         TOO_MANY_SUBSCRIPTIONS_CODE => {
-            let message = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions");
+            let message = format!(
+                "a connection has at most {SUBSCRIPTIONS_MAX} subscriptions; end one, or open another connection"
+            );
             Some(Refusal::field(
                 "too_many_subscriptions",
                 "subscriptions",

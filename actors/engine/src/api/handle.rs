@@ -145,6 +145,7 @@ impl EngineHandle {
         let (refuse, refused) = oneshot::channel();
         match &tx.content.action {
             Action::SubmitJob(spec) => {
+                spec.check().map_err(|e| ApiError::from(ledger::LedgerError::Refused(e.into())))?;
                 let blobs = std::iter::once(("program", spec.program)).chain(spec.args.map(|a| ("args", a)));
                 for (field, blob) in blobs {
                     self.need_blob(field, &blob)?;
@@ -190,7 +191,9 @@ impl EngineHandle {
                 &format!("{field}.bytes"),
                 blob.bytes,
                 bytes,
-                "the blob has another length",
+                format!(
+                    "{field}: the blob held here has another length; name its own length, or upload the right file"
+                ),
             )),
             _ => Err(ApiError::field(
                 "unknown_blob",
@@ -280,7 +283,7 @@ impl EngineHandle {
                     "max_steps",
                     max_steps,
                     limit,
-                    "no job of this chain may have so many steps",
+                    "no job of this chain may have so many steps; ask for fewer",
                 )
             })?;
             let provers =
