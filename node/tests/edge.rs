@@ -113,23 +113,23 @@ fn one_address_has_bounds_and_is_told_them() {
     assert_eq!(data["value"], "33554433");
 
     let mut socket = Socket::open(&node);
-    for id in 1..=32 {
-        assert!(!socket.call(id, "chain_subscribeHeads", &json!([]))["result"].is_null(), "subscription {id}");
-    }
-    let refused = socket.call(33, "job_subscribe", &json!([]));
-    let data = &refused["error"]["data"];
-    assert_eq!((&data["code"], &data["limit"]), (&json!("too_many_subscriptions"), &json!("32")), "{refused}");
     for (id, method, params, code, field) in [
-        (34, "chain_heads", json!([]), "unknown_method", "method"),
-        (35, "job_status", json!([5]), "invalid_params", "job_id"),
-        (36, "job_status", json!(["ab".repeat(32)]), "unknown_job", "job_id"),
-        (37, "job_subscribe", json!(["xyz"]), "invalid_params", "job_id"),
+        (101, "chain_heads", json!([]), "unknown_method", "method"),
+        (102, "job_status", json!([5]), "invalid_params", "job_id"),
+        (103, "job_status", json!(["ab".repeat(32)]), "unknown_job", "job_id"),
+        (104, "job_subscribe", json!(["xyz"]), "invalid_params", "job_id"),
     ] {
         let refused = socket.call(id, method, &params);
         let data = &refused["error"]["data"];
         assert_eq!((&data["code"], &data["field"]), (&json!(code), &json!(field)), "{refused}");
         assert!(data["value"].is_string() && data["limit"].is_string(), "{refused}");
     }
+    for id in 1..=32 {
+        assert!(!socket.call(id, "chain_subscribeHeads", &json!([]))["result"].is_null(), "subscription {id}");
+    }
+    let refused = socket.call(33, "job_subscribe", &json!([]));
+    let data = &refused["error"]["data"];
+    assert_eq!((&data["code"], &data["limit"]), (&json!("too_many_subscriptions"), &json!("32")), "{refused}");
     assert!(socket.call(38, "chain_head", &json!([]))["result"]["height"].is_u64(), "the connection goes on");
     drop(socket);
     // The bucket of this address: more calls at once than it holds.

@@ -149,10 +149,17 @@ fn a_home_and_ports_in_use_are_told_by_name() {
     let (home, other) = (folder.path().join("home"), folder.path().join("other"));
     ok(&["init", "--home", text(&home)]);
     ok(&["init", "--home", text(&other)]);
+    // Loopback addresses are only shown in a testnet.
+    let config = home.join("config.toml");
+    let changed = fs::read_to_string(&config).unwrap().replace("#testnet = false", "testnet = true");
+    fs::write(&config, changed).unwrap();
     let node = Node::start(&home);
     let rpc = node.rpc.strip_prefix("http://").unwrap();
-    let listen = node.ask(&["status"]).unwrap()["net"]["listen"][0].as_str().unwrap().to_owned();
-    let port = listen.rsplit('/').next().unwrap();
+    let listen = || node.ask(&["status"])?["net"]["listen"][0].as_str().map(str::to_owned);
+    node.wait("a peer-to-peer address", |_| listen().is_some());
+    // /ip4/127.0.0.1/tcp/PORT, perhaps with the peer id behind it.
+    let address = listen().unwrap();
+    let port = address.split('/').nth(4).unwrap();
     let p2p = format!("127.0.0.1:{port}");
     let free = format!("127.0.0.1:{}", free_port());
 

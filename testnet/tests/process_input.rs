@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use testnet::harness::{Cli, Cluster, Options, binary};
 use testnet::rpc::Rpc;
 use testnet::sender::{Sender, hex_of, spec_of};
-use types::Wire;
 use types::ids::{Amount, GenesisHash, TimeMs};
 use types::job::{HashFunction, JobSpec, OutputRule, ProgramKind};
 use types::keys::{PublicKey, SecretKey};

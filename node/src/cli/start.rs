@@ -232,9 +232,16 @@ fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Storage(error) => stored::failure(&error),
         StartError::Config(why) => Failure::config(why).remedy("see: proofmesh config show --origin"),
-        StartError::Guard(_) | StartError::State(_) => {
-            Failure::new(Exit::Corruption, "corruption", error.to_string()).remedy(stored::CORRUPTION_REMEDY)
-        }
+        StartError::Guard(_) => Failure::new(Exit::Corruption, "corruption", error.to_string())
+            .field("guard")
+            .value("missing, or in contradiction with itself")
+            .limit("what this node signed, all of it")
+            .remedy(stored::CORRUPTION_REMEDY),
+        StartError::State(_) => Failure::new(Exit::Corruption, "corruption", error.to_string())
+            .field("data")
+            .value("can't be read, or blocks are missing")
+            .limit("what this node wrote, unchanged")
+            .remedy(stored::CORRUPTION_REMEDY),
         StartError::Actor(why) => Failure::error("start", why).remedy("see: proofmesh doctor"),
     }
 }

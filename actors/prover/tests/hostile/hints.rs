@@ -20,14 +20,16 @@ use crate::{LONG, config, fault, programs, proof, request, run};
 /// Hints of the virtual machine that are left out: randomness, one application's own, an example.
 const MACHINE_REFUSED: &[&str] =
     &["CHAINED_EC_OP_RANDOM_EC_POINT", "EXAMPLE_BLAKE2S_COMPRESS", "EXCESS_BALANCE", "RANDOM_EC_POINT"];
-/// Hints of the runner library whose text is also one of ours: they assign a number or one of the program's own input.
+/// Hints of the runner library whose text is also one of ours: they assign a number, one of the program's own input, or a
+/// new segment.
 /// Ours are parsed and run by our own code, never by the library's.
 const RUNNER_ALLOWED: &[&str] = &[
     "BUILTIN_USAGE_5_TO_AP",
+    "BUILTIN_USAGE_ADD_OTHER_SEGMENT",
     "FIBONACCI_LOAD_CLAIM_IDX",
     "FIBONACCI_LOAD_SECOND_ELEMENT",
     "PEDERSEN_MERKLE_IDX_PARITY_TO_AP",
-    "SIMPLE_BOOTLOADER_ZERO",
+    "SIMPLE_BOOTLOADER_DIVIDE_NUM_BY_2",
 ];
 
 /// A program with this hint and a failing assertion behind it. The variables lie in four cells that hold `value`.
