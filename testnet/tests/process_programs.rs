@@ -29,6 +29,11 @@ const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// Memory of a prover's worker, MiB: a store at offset 10^9 needs ten times as much.
 const WORKER_MIB: u32 = 3_000;
 
+/// Name, kind named, program, arguments, field at fault.
+type Refused<'a> = (&'a str, ProgramKind, Vec<u8>, Option<Value>, &'a str);
+/// Name, program, arguments, step limit, what the reason says.
+type Failed<'a> = (&'a str, Vec<u8>, Option<Value>, u64, &'a str);
+
 fn program(instructions: &[Instruction], hints: &[SampleHint<'_>]) -> Vec<u8> {
     sample::cairo0_json(&sample::assemble(instructions), &["output"], hints)
 }
@@ -120,7 +125,7 @@ fn refused_at_the_door(cluster: &mut Cluster, nodes: &[Rpc], sender: &Sender, ca
     let tasks =
         json!({"tasks": [{"type": "CairoPiePath", "path": path}], "output_preimage_dump_path": path, "n": path});
     let fibonacci = sample::fibonacci(10);
-    let cases: [(&str, ProgramKind, Vec<u8>, Option<Value>, &str); 8] = [
+    let cases: [Refused<'_>; 8] = [
         (
             "load hint",
             ProgramKind::Cairo0,
@@ -180,7 +185,7 @@ fn accepted_and_failed(cluster: &mut Cluster, nodes: &[Rpc], sender: &Sender, ca
     let store = casm! { [ap] = [fp - 3] + offset, ap++; [ap] = 1, ap++; [ap - 1] = [[ap - 2]]; ret; };
     let reader = with_hint("ids.x = program_input['x']");
     let path = json!({"x": canary.display().to_string()});
-    let cases: [(&str, Vec<u8>, Option<Value>, u64, &str); 4] = [
+    let cases: [Failed<'_>; 4] = [
         ("endless loop", endless, None, 300_000, "step limit of 300000 steps"),
         ("10^9 steps", sample::fibonacci(offset / 6), None, 1_000_000, "step limit of 1000000 steps"),
         ("store at 10^9", program(&store.instructions, &[]), None, 1_000, "more memory than they have"),

@@ -16,8 +16,6 @@ use super::BATCH_MAX;
 pub(crate) struct Refusal {
     /// Stable name and fields.
     pub(crate) error: ApiError,
-    /// Id of the call, where it is not the JSON-RPC layer that answers.
-    id: Id<'static>,
 }
 
 /// `data` of an error object.
@@ -35,7 +33,7 @@ impl Refusal {
         let mut error = ApiError::field(code, field, value, limit, message);
         // A client's own text may come back, but not more of it than says what it was.
         error.value = error.value.map(|value| value.chars().take(200).collect());
-        Self { error, id: Id::Null }
+        Self { error }
     }
 
     /// A body that is no JSON.
@@ -44,15 +42,15 @@ impl Refusal {
         Self::field("parse_error", "body", error, "a JSON-RPC 2.0 call or a list of calls", message)
     }
 
-    /// JSON that is no call; `None` for one that is a call or a notification.
-    pub(crate) fn not_a_call(text: &str) -> Option<Self> {
+    /// JSON that is no call, with the id that it may have; `None` for a call or a notification.
+    pub(crate) fn not_a_call(text: &str) -> Option<(Id<'static>, Self)> {
         let is_call = serde_json::from_str::<Request<'_>>(text).is_ok()
             || serde_json::from_str::<Notification<'_, Option<&RawValue>>>(text).is_ok();
         if is_call {
             return None;
         }
         let id = serde_json::from_str::<InvalidRequest<'_>>(text).map_or(Id::Null, |known| known.id.into_owned());
-        Some(Self { id, ..Self::invalid_request(text) })
+        Some((id, Self::invalid_request(text)))
     }
 
     /// A batch of a length that is not taken.
@@ -76,7 +74,7 @@ impl Refusal {
 
     /// A refusal without field details.
     pub(crate) fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { error: ApiError::new(code, message), id: Id::Null }
+        Self { error: ApiError::new(code, message) }
     }
 
     /// Wrong parameters of a call.
@@ -130,7 +128,7 @@ impl Refusal {
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        Self { error, id: Id::Null }
+        Self { error }
     }
 }
 
@@ -140,14 +138,21 @@ impl From<Refusal> for ErrorObjectOwned {
     }
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
+impl Refusal {
+    /// The answer to a call of this id that the JSON-RPC layer does not see.
+    pub(crate) fn answer_to(&self, id: &Id<'_>) -> Response {
         let body = json!({
             "jsonrpc": "2.0",
-            "id": self.id,
+            "id": id,
             "error": { "code": self.number(), "message": self.error.message, "data": self.data() },
         });
         json_response(self.status(), &body)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        self.answer_to(&Id::Null)
     }
 }
 

@@ -14,6 +14,7 @@ use jsonrpsee::server::{
     BatchRequestConfig, Methods, PingConfig, Server, ServerConfig, ServerHandle, StopHandle, TowerServiceBuilder,
     stop_channel,
 };
+use jsonrpsee::types::Id;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tower::Service;
@@ -102,22 +103,23 @@ async fn call(State(state): State<RpcState>, request: Request<Body>) -> Response
         Ok(Err(e)) => return Refusal::new("invalid_body", format!("the body can't be read: {e}")).into_response(),
         Ok(Ok(collected)) => collected.to_bytes(),
     };
-    if let Some(refusal) = malformed(&bytes) {
-        return refusal.into_response();
+    if let Some((id, refusal)) = malformed(&bytes) {
+        return refusal.answer_to(&id);
     }
     serve(state, Request::from_parts(parts, Body::from(bytes))).await
 }
 
 /// A body that is no call and no batch of the right length. Calls inside a batch are looked at one by one later.
-fn malformed(bytes: &Bytes) -> Option<Refusal> {
+fn malformed(bytes: &Bytes) -> Option<(Id<'static>, Refusal)> {
+    let nameless = |refusal| (Id::Null, refusal);
     match bytes.trim_ascii_start().first() {
         Some(b'[') => match serde_json::from_slice::<Vec<&RawValue>>(bytes) {
-            Ok(calls) => Refusal::batch(calls.len()),
-            Err(error) => Some(Refusal::not_json(&error)),
+            Ok(calls) => Refusal::batch(calls.len()).map(nameless),
+            Err(error) => Some(nameless(Refusal::not_json(&error))),
         },
         _ => match serde_json::from_slice::<&RawValue>(bytes) {
             Ok(call) => Refusal::not_a_call(call.get()),
-            Err(error) => Some(Refusal::not_json(&error)),
+            Err(error) => Some(nameless(Refusal::not_json(&error))),
         },
     }
 }
