@@ -31,6 +31,9 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// What to do about bytes that are no record.
+const RECORD_REMEDY: &str = "check that it is the right file and whole; fetch or make it again";
+
 /// Why a command failed. On the heap, because results are passed around that nearly always are successes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure(Box<Details>);
@@ -119,18 +122,41 @@ impl Failure {
         let code = if exit == Exit::Usage { "usage" } else { "invalid" };
         let base = Self::new(exit, code, error.to_string());
         match error {
-            TypeError::TooLong { record, bytes, limit } => base.field(*record).value(bytes).limit(limit),
-            TypeError::UnknownVersion { record, version, known } => base.field(*record).value(version).limit(known),
-            TypeError::Malformed { record, .. } | TypeError::NotCanonical { record } => base.field(*record),
-            TypeError::BadText { field, value, expected } => base.field(*field).value(value).limit(expected),
-            TypeError::BadSignature { what, signer } => base.field(*what).value(signer),
-            TypeError::OutOfBounds { field, value, limit } => base.field(*field).value(value).limit(limit),
+            TypeError::TooLong { record, bytes, limit } => {
+                base.field(*record).value(format!("{bytes} bytes")).limit(format!("{limit} bytes")).remedy("shorten it")
+            }
+            TypeError::UnknownVersion { record, version, known } => base
+                .field(*record)
+                .value(format!("version {version}"))
+                .limit(format!("version {known}"))
+                .remedy("check that it is the right file; if it is, use the program of the version that wrote it"),
+            TypeError::Malformed { record, detail } => {
+                base.field(*record).value(detail).limit("a whole record").remedy(RECORD_REMEDY)
+            }
+            TypeError::NotCanonical { record } => {
+                base.field(*record).value("another encoding").limit("the canonical encoding").remedy(RECORD_REMEDY)
+            }
+            TypeError::BadText { field, value, expected } => {
+                base.field(*field).value(value).limit(expected).remedy(format!("write {field} as {expected}"))
+            }
+            TypeError::BadSignature { what, signer } => {
+                base.field(*what).value(signer).limit("a signature of this key").remedy("sign it again")
+            }
+            TypeError::OutOfBounds { field, value, limit } => base
+                .field(*field)
+                .value(value)
+                .limit(limit)
+                .remedy(format!("change {field} to a value within the limit")),
         }
     }
 
     /// Reading or writing a file failed.
     pub(crate) fn io(path: &std::path::Path, doing: &str, error: &std::io::Error) -> Self {
-        Self::error("io", format!("{doing} {}: {error}", path.display())).field("path").value(path.display())
+        Self::error("io", format!("{doing} {}: {error}", path.display()))
+            .field("path")
+            .value(path.display())
+            .limit("a file or folder that this user may use")
+            .remedy("check the path, its permissions and the free space")
     }
 
     /// The object printed with `--json`.

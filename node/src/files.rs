@@ -19,7 +19,8 @@ pub(crate) fn read_bounded(path: &Path, field: &str, limit: u64) -> Result<Vec<u
         return Err(Failure::error("too_large", format!("{field}: {} is longer than {limit} bytes", path.display()))
             .field(field)
             .value(path.display())
-            .limit(limit));
+            .limit(format!("{limit} bytes"))
+            .remedy("name a shorter file"));
     }
     Ok(bytes)
 }

@@ -10,6 +10,10 @@ use crate::files;
 /// Largest genesis file read, bytes: its record's own limit, doubled for JSON's overhead and spaces.
 const GENESIS_FILE_MAX: u64 = 8 << 20;
 
+/// What to do about a genesis document that is none.
+const GENESIS_REMEDY: &str = "take the document from a node of the chain by: proofmesh init --bootstrap; or, before the \
+    chain's start, correct it on all nodes alike";
+
 /// A node's home folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Home {
@@ -109,8 +113,12 @@ pub(crate) fn read_genesis(path: &Path, exit: Exit) -> Result<Genesis, Failure> 
     };
     let bytes = files::read_bounded(path, "genesis", GENESIS_FILE_MAX).map_err(named)?;
     let genesis: Genesis = serde_json::from_slice(&bytes).map_err(|e| {
-        Failure::new(exit, "invalid", format!("{} is no genesis document: {e}", path.display())).field("genesis")
+        Failure::new(exit, "invalid", format!("{} is no genesis document: {e}", path.display()))
+            .field("genesis")
+            .value(path.display())
+            .limit("the chain's genesis document, JSON")
+            .remedy(GENESIS_REMEDY)
     })?;
-    genesis.check().map_err(|e| Failure::of_type(exit, &e))?;
+    genesis.check().map_err(|e| Failure::of_type(exit, &e).remedy(GENESIS_REMEDY))?;
     Ok(genesis)
 }

@@ -73,8 +73,7 @@ pub(crate) fn write(path: &Path, key: &SecretKey) -> Result<(), Failure> {
 /// When it is missing, readable by others, or no key.
 pub(crate) fn read(path: &Path) -> Result<SecretKey, Failure> {
     let metadata = fs::metadata(path).map_err(|e| {
-        Failure::io(path, "opening key file", &e)
-            .field("key")
+        of_keys(Failure::io(path, "opening key file", &e).field("key").limit("a key file of mode 0600"))
             .remedy("make the keys by: proofmesh init, or proofmesh keys generate --out FILE")
     })?;
     check_mode(path, metadata.permissions().mode(), 0o600)?;
@@ -85,6 +84,8 @@ pub(crate) fn read(path: &Path) -> Result<SecretKey, Failure> {
         Failure::config(format!("{} is no key file: it must hold 64 lower-case hex digits", path.display()))
             .field("key")
             .value(path.display())
+            .limit("64 lower-case hex digits")
+            .remedy("restore the file from a backup, or make a new key by: proofmesh keys generate --out FILE")
     })?;
     Ok(SecretKey::from_seed(seed))
 }
@@ -94,8 +95,17 @@ pub(crate) fn read(path: &Path) -> Result<SecretKey, Failure> {
 /// # Errors
 /// A configuration error with the command that repairs it.
 pub(crate) fn check_dir(path: &Path) -> Result<(), Failure> {
-    let metadata = fs::metadata(path).map_err(|e| Failure::io(path, "opening key folder", &e).field("keys"))?;
+    let metadata = fs::metadata(path).map_err(|e| {
+        of_keys(Failure::io(path, "opening key folder", &e).field("keys").limit("a folder of mode 0700"))
+            .remedy("restore the folder from a backup, or make new keys by: proofmesh keys generate")
+    })?;
     check_mode(path, metadata.permissions().mode(), 0o700)
+}
+
+/// Keys are part of the configuration.
+fn of_keys(mut failure: Failure) -> Failure {
+    failure.exit = Exit::Config;
+    failure
 }
 
 fn check_mode(path: &Path, mode: u32, allowed: u32) -> Result<(), Failure> {

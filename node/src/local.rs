@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prover::worker::{JobError, Worker, WorkerConfig};
-use prover::{ExecuteRequest, Executed, Inspection, ProveRequest, Proven, Stage};
+use prover::{ExecuteRequest, Executed, Fault, Inspection, ProveRequest, Proven, Stage};
 use types::job::{HashFunction, ProgramKind};
 use types::limits::{ARGS_BYTES_MAX, PROGRAM_BYTES_MAX};
 
@@ -18,6 +18,10 @@ const INSPECT_LIMIT: Duration = Duration::from_secs(60);
 const EXECUTE_MEMORY: u64 = 4 << 30;
 /// Memory taken for a proof when the machine does not say how much is free, bytes.
 const PROVE_MEMORY: u64 = 8 << 30;
+
+/// What arguments may be, and how to write them.
+const ARGS_LIMIT: &str = "a JSON object (Cairo 0) or a JSON list of felts (Cairo 1)";
+const ARGS_REMEDY: &str = "write for example: --args '{\"n\": 100}' or --args '[100]' or --args FILE";
 
 /// A program with its arguments, as a job names them.
 pub(crate) struct Input {
@@ -38,7 +42,10 @@ impl Input {
         let args = match args {
             None => None,
             Some(text) if text.trim_start().starts_with(['{', '[']) => Some(text.trim().as_bytes().to_vec()),
-            Some(path) => Some(files::read_bounded(Path::new(path), "args", ARGS_BYTES_MAX).map_err(as_usage)?),
+            Some(path) => {
+                let read = files::read_bounded(Path::new(path), "args", ARGS_BYTES_MAX);
+                Some(read.map_err(|failure| as_usage(failure).limit(ARGS_LIMIT).remedy(ARGS_REMEDY))?)
+            }
         };
         if let Some(bytes) = &args {
             let form = serde_json::from_slice::<serde_json::Value>(bytes);
@@ -46,11 +53,21 @@ impl Input {
                 let why = form.err().map_or_else(|| "it is another JSON value".to_string(), |e| e.to_string());
                 return Err(Failure::usage(format!("args: no JSON object or list: {why}"))
                     .field("args")
-                    .limit("a JSON object (Cairo 0) or a JSON list of felts (Cairo 1)")
-                    .remedy("write for example: --args '{\"n\": 100}' or --args '[100]' or --args FILE"));
+                    .value(shown(bytes))
+                    .limit(ARGS_LIMIT)
+                    .remedy(ARGS_REMEDY));
             }
         }
         Ok(Self { program, args })
+    }
+}
+
+/// The beginning of the arguments, as they were given on the command line; of a file, nothing: it may be the wrong one.
+fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    match text.trim_start().starts_with(['{', '[']) {
+        true => text.chars().take(80).collect(),
+        false => format!("{} bytes of other text", bytes.len()),
     }
 }
 
@@ -87,8 +104,7 @@ pub(crate) async fn inspect(input: &Input, hash: Option<HashFunction>) -> Result
     let scratch = Scratch::new()?;
     let config = WorkerConfig::new(scratch.0.clone(), EXECUTE_MEMORY);
     let found = prover::worker::inspect(&config, input.program.clone(), hash, INSPECT_LIMIT).await.map_err(failure)?;
-    prover::args::Arguments::parse(found.kind, input.args.as_deref())
-        .map_err(|e| Failure::usage(e.to_string()).field("args"))?;
+    prover::args::Arguments::parse(found.kind, input.args.as_deref()).map_err(|e| of_fault(e.fault()))?;
     Ok(found)
 }
 
@@ -127,11 +143,18 @@ pub(crate) async fn prove(
     job.wait(on_stage).await.map_err(failure)
 }
 
+/// What is wrong with a program or its arguments as a usage error.
+fn of_fault(fault: Fault) -> Failure {
+    let mut failure = Failure::usage(fault.detail).field(fault.field).remedy(fault.remedy);
+    (failure.value, failure.limit) = (fault.value, fault.limit);
+    failure
+}
+
 /// A child's answer as a failure of the command.
 fn failure(error: JobError) -> Failure {
     let message = error.to_string();
     match error {
-        JobError::Input { .. } => Failure::usage(message).field("program"),
+        JobError::Input(fault) => of_fault(*fault),
         JobError::Failed { steps, .. } => Failure::error("program_failed", message)
             .field("steps")
             .value(steps)

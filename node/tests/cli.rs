@@ -2,112 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
+use common::{Node, free_port, ok, proofmesh, run, text};
 use serde_json::Value;
-
-/// Longest wait for a node to be where it should be.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn proofmesh(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_proofmesh"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-/// Runs to the end; (exit code, answer or null, standard error).
-fn run(arguments: &[&str]) -> (i32, Value, String) {
-    let Output { status, stdout, stderr } = proofmesh(arguments).arg("--json").output().unwrap();
-    let answer = serde_json::from_slice(&stdout).unwrap_or(Value::Null);
-    (status.code().unwrap_or(-1), answer, String::from_utf8_lossy(&stderr).into_owned())
-}
-
-fn ok(arguments: &[&str]) -> Value {
-    let (code, answer, errors) = run(arguments);
-    assert_eq!(code, 0, "{arguments:?}: {answer} {errors}");
-    answer
-}
-
-/// A node process that is killed when the test ends.
-struct Node {
-    child: Child,
-    rpc: String,
-    log: PathBuf,
-}
-
-impl Node {
-    fn start(home: &Path) -> Self {
-        let port = free_port();
-        let log = home.with_extension("log");
-        let file = fs::File::create(&log).unwrap();
-        let child =
-            proofmesh(&["start", "--home", text(home), "--p2p", "127.0.0.1:0", "--rpc", &format!("127.0.0.1:{port}")])
-                .stdout(Stdio::null())
-                .stderr(file)
-                .spawn()
-                .unwrap();
-        let node = Self { child, rpc: format!("http://127.0.0.1:{port}"), log };
-        node.wait("an answer", |node| node.ask(&["status"]).is_some());
-        node
-    }
-
-    /// The answer of a client's command, if the node gives one.
-    fn ask(&self, arguments: &[&str]) -> Option<Value> {
-        let mut all = arguments.to_vec();
-        all.extend(["--rpc", &self.rpc]);
-        let (code, answer, _) = run(&all);
-        (code == 0).then_some(answer)
-    }
-
-    fn height(&self) -> u64 {
-        self.ask(&["status"]).and_then(|status| status["head"]["height"].as_u64()).unwrap_or(0)
-    }
-
-    fn wait(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
-        let until = Instant::now() + PATIENCE;
-        while !done(self) {
-            let log = || fs::read_to_string(&self.log).unwrap_or_default();
-            assert!(Instant::now() < until, "no {what} in time; log:\n{}", log());
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    /// Sends SIGTERM and returns the exit code.
-    fn stop(mut self) -> i32 {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let until = Instant::now() + Duration::from_secs(15);
-        while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                let log = || fs::read_to_string(&self.log).unwrap_or_default();
-                return status.code().unwrap_or_else(|| panic!("the node was ended by {status}; log:\n{}", log()));
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("the node did not drain; log:\n{}", fs::read_to_string(&self.log).unwrap_or_default());
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // Gone already when the test stopped it.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 #[test]
 fn answers_and_exit_codes_without_a_node() {

@@ -52,14 +52,15 @@ impl RocksStore {
     pub fn open(path: &Path) -> Result<Self> {
         let options = db_options();
         // A database must be opened with all its column families, also with those of a newer schema, to read its version.
-        let there = if path.join("CURRENT").exists() { DB::list_cf(&options, path).map_err(wrap)? } else { vec![] };
+        let there = if exists(path)? { DB::list_cf(&options, path).map_err(wrap_open)? } else { vec![] };
         let ours = |name: &str| Table::ALL.iter().find(|t| t.name() == name).copied();
         let cache = Cache::new_lru_cache(CACHE_BYTES);
         let mut families: Vec<_> =
             Table::ALL.iter().map(|t| ColumnFamilyDescriptor::new(t.name(), table_options(Some(*t), &cache))).collect();
         let foreign = there.iter().filter(|name| ours(name).is_none());
         families.extend(foreign.map(|name| ColumnFamilyDescriptor::new(name, table_options(None, &cache))));
-        let db = DB::open_cf_descriptors(&options, path, families).map_err(wrap)?;
+        let db = DB::open_cf_descriptors(&options, path, families);
+        let db = db.map_err(if there.is_empty() { wrap } else { wrap_open })?;
         let store = Self { db: Arc::new(db) };
         meta::check_schema(&store)?;
         Ok(store)
@@ -170,6 +171,33 @@ fn past(prefix: &[u8]) -> Option<Vec<u8>> {
         }
     }
     None
+}
+
+/// Whether there is a database in a folder. One whose entry point is gone is damaged: RocksDB would make an empty one in its
+/// place, and the chain would begin anew.
+fn exists(path: &Path) -> Result<bool> {
+    if path.join("CURRENT").exists() {
+        return Ok(true);
+    }
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(StorageError::io("read the folder", path)(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(StorageError::io("read the folder", path))?.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("MANIFEST-") || [".sst", ".blob", ".log"].iter().any(|ending| name.ends_with(ending)) {
+            return Err(StorageError::corrupt("database", format!("the file CURRENT is missing beside {name}")));
+        }
+    }
+    Ok(false)
+}
+
+/// An error while an existing database is opened: a file that it names and that is not there is damage.
+fn wrap_open(error: rocksdb::Error) -> StorageError {
+    let missing = error.kind() == ErrorKind::IOError && error.as_ref().contains("No such file");
+    if missing { StorageError::corrupt("database", error) } else { wrap(error) }
 }
 
 fn wrap(error: rocksdb::Error) -> StorageError {

@@ -6,4 +6,8 @@ pub mod bench;
 pub mod faults;
 pub mod harness;
 pub mod rpc;
+<<<<<<< HEAD
+=======
+pub mod sender;
+>>>>>>> 32580d3f7d1783a6b8832515b90c9774fa4931a3
 pub mod sim;

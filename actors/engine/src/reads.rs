@@ -8,11 +8,13 @@ use storage::blobs::BlobStatus;
 use storage::{StorageError, StoreRead};
 use thiserror::Error;
 use types::ids::{BlobHash, Height, JobId, TimeMs};
+use types::job::JobStatus;
 use types::receipt::Receipt;
 use types::statement::Statement;
+use types::transaction::DeclineReason;
 use types::verdict::{Claim, Outcome, ProofCertificate, VoteSubject};
 
-use crate::api::views::{HeadView, JobView, RejectionView, TaskView, failure_text};
+use crate::api::views::{HeadView, JobView, RejectionView, TaskView, declined_text, failure_text};
 use crate::wiring::{ChainView, Wiring};
 
 /// Why a read failed.
@@ -163,10 +165,18 @@ pub(crate) fn job_view(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<
             .map(|r| RejectionView { attempt: r.attempt, prover: r.prover, check: r.check })
             .collect(),
     });
-    let error = job.error.as_ref().map(|error| match error {
-        JobError::ProgramFailed { reason, steps } => failure_text(*reason, *steps),
-        JobError::AttemptsUsedUp { attempts } => format!("all {attempts} attempts were voided, rejected or declined"),
-    });
+    let error = match job.error.as_ref() {
+        Some(JobError::ProgramFailed { reason, steps }) => Some(failure_text(*reason, *steps)),
+        Some(JobError::AttemptsUsedUp { attempts }) => {
+            let why = unproved_text(task(view, id)?.as_ref());
+            Some(format!("all {attempts} attempts were voided, rejected or declined; {why}"))
+        }
+        None if job.status == JobStatus::Expired => {
+            let why = unproved_text(task(view, id)?.as_ref());
+            Some(format!("the deadline passed before a proof was certified; {why}"))
+        }
+        None => None,
+    };
     Ok(Some(JobView {
         job_id: *id,
         status: job.status,
@@ -182,6 +192,19 @@ pub(crate) fn job_view(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<
     }))
 }
 
+/// What kept a task from being proved, by its record at the end.
+fn unproved_text(task: Option<&TaskRecord>) -> String {
+    let Some(task) = task else { return "nothing is known of its task any more".into() };
+    let count = |reason: DeclineReason| task.declines.values().filter(|other| **other == reason).count();
+    if let Some(reason) = task.declines.values().copied().max_by_key(|reason| count(*reason)) {
+        return declined_text(count(reason), reason);
+    }
+    match task.rejections.last() {
+        Some(last) => format!("{} proofs were voted down, the last by the check {}", task.rejections.len(), last.check),
+        None => "no prover committed a proof in time; see job explain, and provers' step limits".into(),
+    }
+}
+
 /// The certificate and the proof's hash, when both the certificate and the bytes are here.
 fn receipt_parts(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<(ProofCertificate, BlobHash), NoReceipt> {
     let read = |e: StorageError| NoReceipt::Read(e.into());
@@ -193,7 +216,7 @@ fn receipt_parts(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<(Proof
     // checked; one assembled here is checked now.
     let certified = match set {
         Some(set) => matches!(certificate.outcome(&wiring.genesis_hash, &set), Ok(Some(Outcome::Certified))),
-        None => record.status == types::job::JobStatus::Completed,
+        None => record.status == JobStatus::Completed,
     };
     let Claim::Proof { hash, .. } = &certificate.subject.claim else { return Err(NoReceipt::NotCertified(*id)) };
     if !certified {

@@ -1,5 +1,8 @@
 //! Why a program, its arguments or a run is refused.
 
+use std::fmt;
+
+use bincode::{Decode, Encode};
 use thiserror::Error;
 
 use crate::limits;
@@ -7,6 +10,27 @@ use crate::limits;
 /// Cuts text that a stranger can shape.
 pub(crate) fn shorten(text: &str) -> String {
     text.chars().take(limits::REASON_CHARS_MAX).collect()
+}
+
+/// What is wrong with a program or its arguments, in parts; it crosses from a child to the node, so each part is short.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Fault {
+    /// The part at fault.
+    pub field: String,
+    /// What was found there.
+    pub value: Option<String>,
+    /// What would be accepted.
+    pub limit: Option<String>,
+    /// What to do.
+    pub remedy: String,
+    /// All of it in one sentence.
+    pub detail: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
 }
 
 /// Why a program file or its arguments are refused before anything runs. The message names field, value, limit and,
@@ -53,7 +77,44 @@ pub enum ProgramError {
     },
 }
 
+/// The forms of a program, for errors.
+const KINDS: &str = "a compiled Cairo 0 program (JSON), a Cairo 1 executable (JSON) or a Cairo PIE (zip)";
+
 impl ProgramError {
+    /// The error in parts.
+    pub fn fault(&self) -> Fault {
+        let (field, value, limit, remedy) = match self {
+            Self::UnknownKind { detail } => (
+                "program",
+                Some(detail.clone()),
+                Some(KINDS.to_owned()),
+                "compile the program, and name the compiled file",
+            ),
+            Self::TooLarge { field, limit, unit } => {
+                (*field, Some("over the limit".to_owned()), Some(format!("{limit} {unit}")), "shorten it")
+            }
+            Self::Malformed { field, detail } => (
+                *field,
+                Some(detail.clone()),
+                Some("a whole file as the compiler writes it".to_owned()),
+                "compile the program again, and submit that file whole",
+            ),
+            Self::Hint { hint } => (
+                "hints",
+                Some(hint.clone()),
+                Some("the hints listed in HINTS.md".to_owned()),
+                "remove the hint, or write it in one of the listed forms",
+            ),
+            Self::Args { detail } => (
+                "args",
+                Some(detail.clone()),
+                Some("a JSON object (Cairo 0), a JSON list of integers (Cairo 1), none (Cairo PIE)".to_owned()),
+                "correct the arguments",
+            ),
+        };
+        Fault { field: field.into(), value, limit, remedy: remedy.into(), detail: shorten(&self.to_string()) }
+    }
+
     pub(crate) fn too_large(field: &'static str, limit: usize, unit: &'static str) -> Self {
         Self::TooLarge { field, limit, unit }
     }

@@ -39,7 +39,7 @@ pub mod stages;
 pub mod worker;
 
 pub use engine::{BoundRun, Engine, ProveError, ProveRequest, Proven, Unchecked};
-pub use error::ProgramError;
+pub use error::{Fault, ProgramError};
 pub use execute::{ExecuteRequest, Executed, execute};
 pub use hash::choose_hash;
 pub use inspect::{Inspection, inspect};

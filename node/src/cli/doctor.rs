@@ -124,7 +124,7 @@ fn check_ports(config: &Config, node_runs: bool) -> Vec<Finding> {
     if let Ok(rpc) = config.rpc_listen() {
         addresses.push(("port rpc", rpc));
     }
-    let p2p = config.p2p.listen.iter().filter_map(|text| socket_of(text));
+    let p2p = config.p2p_sockets();
     addresses.extend(p2p.map(|address| ("port p2p", address)));
     addresses
         .into_iter()
@@ -137,17 +137,6 @@ fn check_ports(config: &Config, node_runs: bool) -> Vec<Finding> {
             }
         })
         .collect()
-}
-
-/// The socket address in `/ip4/A/tcp/P` or `/ip6/A/tcp/P`.
-fn socket_of(multiaddr: &str) -> Option<SocketAddr> {
-    let parts: Vec<&str> = multiaddr.split('/').collect();
-    match parts.as_slice() {
-        ["", "ip4" | "ip6", address, "tcp", port, ..] => {
-            Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?))
-        }
-        _ => None,
-    }
 }
 
 fn check_clock(head: Option<&Value>) -> Finding {

@@ -1,7 +1,7 @@
 //! `prove`: the same engine as a node's, without a network.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -41,7 +41,7 @@ pub(crate) struct ProveArgs {
 pub(super) fn prove(out: Output, args: &ProveArgs) -> Result<(), Failure> {
     let input = Input::read(&args.program, args.args.as_deref())?;
     // Before the work, so that a path that can't be written is told now.
-    let file = File::create(&args.output).map_err(|e| Failure::io(&args.output, "creating", &e).field("output"))?;
+    let draft = Draft::beside(&args.output)?;
     let since = Instant::now();
     let (found, proven) = block_on(async {
         let found = local::inspect(&input, None).await?;
@@ -75,8 +75,8 @@ pub(super) fn prove(out: Output, args: &ProveArgs) -> Result<(), Failure> {
         }
         Ok((found, proven?))
     })?;
-    prover::export::stwo_binary(&proven.blob, &file).map_err(|e| Failure::error("export", e.to_string()))?;
-    file.sync_all().map_err(|e| Failure::io(&args.output, "writing", &e))?;
+    prover::export::stwo_binary(&proven.blob, &draft.file).map_err(|e| Failure::error("export", e.to_string()))?;
+    draft.finish(&args.output)?;
     let answer = json!({
         "file": args.output,
         "kind": found.kind,
@@ -99,6 +99,34 @@ pub(super) fn prove(out: Output, args: &ProveArgs) -> Result<(), Failure> {
         fields.push(("output", output.join(" ")));
         format!("proved, and accepted by the strict verifier\n{}", lines(&fields))
     })
+}
+
+/// A file beside the one to write, which is left as it is until there is a proof to put in its place.
+struct Draft {
+    file: File,
+    path: PathBuf,
+}
+
+impl Draft {
+    fn beside(output: &Path) -> Result<Self, Failure> {
+        let mut name = output.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".tmp-{}", std::process::id()));
+        let path = output.with_file_name(name);
+        let file = File::create(&path).map_err(|e| Failure::io(output, "creating", &e).field("output"))?;
+        Ok(Self { file, path })
+    }
+
+    fn finish(self, output: &Path) -> Result<(), Failure> {
+        let written = self.file.sync_all().and_then(|()| std::fs::rename(&self.path, output));
+        written.map_err(|e| Failure::io(output, "writing", &e).field("output"))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Gone already when it has been put in its place.
+        std::fs::remove_file(&self.path).ok();
+    }
 }
 
 fn bar() -> ProgressBar {

@@ -160,6 +160,7 @@ async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure
     let address = config.rpc_listen()?;
     let listener = http::listen(address).await?;
     let bound = listener.local_addr().unwrap_or(address);
+    check_p2p_ports(config)?;
     let (chain_id, genesis) = (engine_config.genesis.chain_id.clone(), engine_config.genesis.hash());
     let engine = engine::start(engine_config).await.map_err(start_failure)?;
     let server = http::serve(listener, engine.clone(), config)?;
@@ -197,6 +198,20 @@ async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure
     }
 }
 
+/// Tells a peer-to-peer port that is taken before anything is started.
+fn check_p2p_ports(config: &Config) -> Result<(), Failure> {
+    for address in config.p2p_sockets() {
+        std::net::TcpListener::bind(address).map_err(|e| {
+            Failure::error("listen", format!("p2p.listen: can't listen on {address}: {e}"))
+                .field("p2p.listen")
+                .value(address)
+                .limit("a free port on an address of this machine")
+                .remedy("stop the process that uses the port, or choose another by --p2p ADDR or p2p.listen")
+        })?;
+    }
+    Ok(())
+}
+
 /// Stops intake, then the engine; a second signal cuts it short.
 async fn drain(engine: &EngineHandle, server: http::Server, signals: &mut Signals) {
     let work = async {
@@ -231,9 +246,16 @@ fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Storage(error) => stored::failure(&error),
         StartError::Config(why) => Failure::config(why).remedy("see: proofmesh config show --origin"),
-        StartError::Guard(_) | StartError::State(_) => {
-            Failure::new(Exit::Corruption, "corruption", error.to_string()).remedy(stored::CORRUPTION_REMEDY)
-        }
+        StartError::Guard(_) => Failure::new(Exit::Corruption, "corruption", error.to_string())
+            .field("guard")
+            .value("missing, or in contradiction with itself")
+            .limit("what this node signed, all of it")
+            .remedy(stored::CORRUPTION_REMEDY),
+        StartError::State(_) => Failure::new(Exit::Corruption, "corruption", error.to_string())
+            .field("data")
+            .value("can't be read, or blocks are missing")
+            .limit("what this node wrote, unchanged")
+            .remedy(stored::CORRUPTION_REMEDY),
         StartError::Actor(why) => Failure::error("start", why).remedy("see: proofmesh doctor"),
     }
 }

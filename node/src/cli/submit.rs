@@ -36,10 +36,10 @@ pub(super) struct SubmitArgs {
     #[arg(long, value_name = "JSON|FILE")]
     args: Option<String>,
     /// Words with which the output must begin, separated by commas; then nobody re-executes the program.
-    #[arg(long, value_name = "FELTS")]
+    #[arg(long, value_name = "FELTS", allow_hyphen_values = true)]
     expect_output_prefix: Option<String>,
     /// Most credits that may be charged; the rest of it returns [default: the price of the step limit].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_fee: Option<String>,
     /// The job expires after so many seconds.
     #[arg(long, value_name = "N")]
@@ -122,7 +122,9 @@ async fn specify(
         (ProgramKind::Pie, _, Some(_)) => {
             return Err(Failure::usage("a PIE's output is fixed already")
                 .field("expect-output-prefix")
-                .limit("none for a PIE"));
+                .value("given")
+                .limit("none for a PIE")
+                .remedy("leave --expect-output-prefix out"));
         }
         (ProgramKind::Pie, output, None) => OutputRule::Exact(output.unwrap_or_default()),
         (_, _, Some(words)) => OutputRule::Prefix(words),
@@ -137,7 +139,8 @@ async fn specify(
         return Err(Failure::usage("max-steps is over the chain's limit")
             .field("max-steps")
             .value(max_steps)
-            .limit(limits.steps_max));
+            .limit(limits.steps_max)
+            .remedy("lower --max-steps"));
     }
     let deadline_ms = match args.deadline_s {
         Some(seconds) => seconds.saturating_mul(1000),
@@ -147,7 +150,8 @@ async fn specify(
         return Err(Failure::usage("deadline-s is outside the chain's limit")
             .field("deadline-s")
             .value(deadline_ms / 1000)
-            .limit(format!("1 to {}", limits.deadline_ms_max / 1000)));
+            .limit(format!("1 to {}", limits.deadline_ms_max / 1000))
+            .remedy("choose --deadline-s within the limit"));
     }
     let price: Estimate = client.call("job_estimate", json!([max_steps])).await?;
     let max_fee = match max_fee {
@@ -232,7 +236,8 @@ fn parse_felts(text: &str) -> Result<Vec<Felt>, Failure> {
         return Err(Failure::usage("expect-output-prefix: wrong number of words")
             .field("expect-output-prefix")
             .value(felts.len())
-            .limit(format!("1 to {OUTPUT_PREFIX_MAX} words")));
+            .limit(format!("1 to {OUTPUT_PREFIX_MAX} words"))
+            .remedy("write for example: --expect-output-prefix 1,0xff"));
     }
     Ok(felts)
 }

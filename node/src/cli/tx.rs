@@ -33,6 +33,7 @@ pub(super) struct TransferArgs {
     /// Public key of the receiver.
     to: String,
     /// Credits, whole units.
+    #[arg(allow_negative_numbers = true)]
     amount: String,
     /// Print the signed transaction instead of sending it; needs no node when --nonce and a genesis document are given.
     #[arg(long)]
@@ -120,7 +121,9 @@ fn send(context: &Context, args: &SendArgs) -> Result<(), Failure> {
     let bad = || {
         Failure::usage(format!("{} holds no signed transaction", args.file.display()))
             .field("tx")
+            .value(args.file.display())
             .limit("hex, or the JSON that --sign-only prints")
+            .remedy("make it by: proofmesh tx transfer TO AMOUNT --sign-only --json > FILE")
     };
     let decoded = hex::decode(digits.trim()).map_err(|_| bad())?;
     let signed = SignedTx::from_bytes(&decoded).map_err(|e| Failure::of_type(Exit::Usage, &e))?;
@@ -157,7 +160,8 @@ impl Signer {
             return Err(Failure::usage("a transaction may be valid for 1 s to 24 h")
                 .field("expires-s")
                 .value(args.expires_s)
-                .limit("1 to 86400"));
+                .limit("1 to 86400")
+                .remedy("choose --expires-s within the limit"));
         }
         let key = keys::read(args.key.as_deref().unwrap_or(&context.home.account_key()))?;
         let own = match &args.genesis {
@@ -206,7 +210,8 @@ impl Signer {
                 Err(Failure::error("chain", format!("the chain is {}, not {wanted}", chain.genesis.chain_id))
                     .field("chain-id")
                     .value(wanted)
-                    .limit(chain.genesis.chain_id))
+                    .limit(chain.genesis.chain_id)
+                    .remedy("name a node of the chain meant by --rpc, or correct --chain-id"))
             }
             _ => Ok(chain),
         }

@@ -97,8 +97,13 @@ impl Target {
             Ok(Err(e)) => return Err(self.unreachable(&e.to_string())),
             Err(_) => return Err(self.unreachable("no connection within 5 s")),
         };
-        let lost =
-            |e: hyper::Error| Failure::error("connection", format!("talking to {self}: {e}")).remedy("ask again");
+        let lost = |e: hyper::Error| {
+            Failure::error("connection", format!("talking to {self}: {e}"))
+                .field("rpc")
+                .value(self)
+                .limit("the RPC address of a proofmesh node")
+                .remedy("ask again; if it stays, check the port: a node's RPC port is not its peer-to-peer port")
+        };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let driver = tokio::spawn(connection);
@@ -124,6 +129,7 @@ impl Target {
         Failure::error("unreachable", format!("no node at {self}: {why}"))
             .field("rpc")
             .value(self)
+            .limit("the RPC address of a running node")
             .remedy("start one by: proofmesh start (or scripts/testnet.sh); or name another node by --rpc URL")
     }
 }

@@ -164,7 +164,10 @@ impl Client {
         }
         let text: String = String::from_utf8_lossy(&answer.body).chars().take(200).collect();
         Failure::error("bad_answer", format!("{} answered with HTTP status {}: {text}", self.target, answer.status))
-            .remedy("check that the address is the RPC address of a proofmesh node")
+            .field("rpc")
+            .value(&self.target)
+            .limit("the RPC address of a proofmesh node")
+            .remedy("check host and port: another program may listen there")
     }
 }
 

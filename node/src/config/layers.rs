@@ -63,7 +63,13 @@ pub(crate) fn load(home: &Home, flags: Flags) -> Result<Resolved, Failure> {
     let path = home.config_file();
     let text = if path.exists() {
         let bytes = files::read_bounded(&path, "config", FILE_MAX).map_err(as_config)?;
-        String::from_utf8(bytes).map_err(|_| Failure::config(format!("{} is no UTF-8 text", path.display())))?
+        String::from_utf8(bytes).map_err(|_| {
+            Failure::config(format!("{} is no UTF-8 text", path.display()))
+                .field("config")
+                .value(path.display())
+                .limit("TOML text")
+                .remedy("make a new one by: proofmesh init in another home, and copy your settings")
+        })?
     } else {
         String::new()
     };
@@ -84,8 +90,13 @@ pub(crate) fn resolve(
 ) -> Result<Resolved, Failure> {
     let mut values = defaults()?;
     let file = Origin::File(path.display().to_string());
-    let table: Table = toml::from_str(text)
-        .map_err(|e| Failure::config(format!("{}: {e}", path.display())).field("config").value(path.display()))?;
+    let table: Table = toml::from_str(text).map_err(|e| {
+        Failure::config(format!("{}: {e}", path.display()))
+            .field("config")
+            .value(path.display())
+            .limit("TOML text")
+            .remedy("correct the line named above; proofmesh config show lists all keys")
+    })?;
     for (section, content) in table {
         let Value::Table(content) = content else {
             return Err(unknown(&section, &file, &values));
@@ -171,6 +182,7 @@ fn build(values: &BTreeMap<String, (Value, Origin)>) -> Result<Config, Failure> 
             Some((key, (value, origin))) => Failure::config(format!("{key}: {} (from {origin})", e.message()))
                 .field(key.clone())
                 .value(value)
+                .limit("a value of the type that config show shows")
                 .remedy("see the comments in config.toml for what is allowed"),
             None => Failure::config(e.message().to_string()),
         }
@@ -213,6 +225,7 @@ fn unknown(key: &str, origin: &Origin, values: &BTreeMap<String, (Value, Origin)
     let nearest = values.keys().min_by_key(|known| distance(known, key)).cloned().unwrap_or_default();
     Failure::config(format!("{key} is no configuration key (from {origin}); the nearest is {nearest}"))
         .field(key)
+        .value(key)
         .limit("the keys that config show lists")
         .remedy(format!("correct or remove it; did you mean {nearest}?"))
 }

@@ -203,6 +203,11 @@ impl Config {
         Ok(())
     }
 
+    /// The peer-to-peer listening addresses as socket addresses.
+    pub(crate) fn p2p_sockets(&self) -> impl Iterator<Item = SocketAddr> {
+        self.p2p.listen.iter().filter_map(|text| socket_of(text))
+    }
+
     /// The RPC address as a socket address.
     ///
     /// # Errors
@@ -210,6 +215,17 @@ impl Config {
     pub(crate) fn rpc_listen(&self) -> Result<SocketAddr, Failure> {
         let text = &self.rpc.listen;
         text.parse().map_err(|_| bad("rpc.listen", text, "IP:PORT", "write for example: 127.0.0.1:7601"))
+    }
+}
+
+/// The socket address in `/ip4/A/tcp/P` or `/ip6/A/tcp/P`.
+fn socket_of(multiaddr: &str) -> Option<SocketAddr> {
+    let parts: Vec<&str> = multiaddr.split('/').collect();
+    match parts.as_slice() {
+        ["", "ip4" | "ip6", address, "tcp", port, ..] => {
+            Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?))
+        }
+        _ => None,
     }
 }
 

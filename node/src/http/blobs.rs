@@ -57,12 +57,11 @@ async fn receive(
     request: Request<Body>,
 ) -> Result<types::job::BlobRef, Refusal> {
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if let Some(bytes) = declared.filter(|bytes| *bytes > BLOB_BYTES_MAX) {
-        return Err(too_large(bytes));
-    }
-    let upload = edge.engine.blob_upload().await?;
     let mut body = request.into_body();
-    let stored = store(edge, address, upload, &mut body).await;
+    let stored = match declared.filter(|bytes| *bytes > BLOB_BYTES_MAX) {
+        Some(bytes) => Err(too_large(bytes)),
+        None => store(edge, address, edge.engine.blob_upload().await?, &mut body).await,
+    };
     if stored.is_err() {
         // A connection that is closed with bytes unread is reset, and the answer may be lost with it: so a client that is
         // still sending is listened to for a moment, and what it says is dropped.
@@ -137,7 +136,7 @@ pub(super) async fn get(
 }
 
 fn too_large(bytes: u64) -> Refusal {
-    let message = format!("a blob has at most {BLOB_BYTES_MAX} bytes");
+    let message = format!("a blob has at most {BLOB_BYTES_MAX} bytes; make the program or its arguments smaller");
     Refusal::field("too_large", "bytes", bytes, BLOB_BYTES_MAX, message)
 }
 

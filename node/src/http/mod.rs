@@ -76,6 +76,7 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> 
         Failure::error("listen", format!("rpc.listen: can't listen on {address}: {e}"))
             .field("rpc.listen")
             .value(address)
+            .limit("a free port on an address of this machine")
             .remedy("stop the process that uses the port, or choose another by --rpc ADDR or rpc.listen")
     })
 }

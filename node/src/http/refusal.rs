@@ -4,9 +4,12 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use engine::api::ApiError;
-use jsonrpsee::types::ErrorObjectOwned;
+use jsonrpsee::types::{ErrorObjectOwned, Id, InvalidRequest, Notification, Request};
 use serde::Serialize;
 use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::BATCH_MAX;
 
 /// Why a request was refused.
 #[derive(Clone, Debug)]
@@ -33,6 +36,42 @@ impl Refusal {
         Self { error }
     }
 
+    /// A body that is no JSON.
+    pub(crate) fn not_json(error: &serde_json::Error) -> Self {
+        let message = format!("the request is no JSON: {error}; send one JSON-RPC 2.0 call or a list of calls");
+        Self::field("parse_error", "body", error, "a JSON-RPC 2.0 call or a list of calls", message)
+    }
+
+    /// JSON that is no call, with the id that it may have; `None` for a call or a notification.
+    pub(crate) fn not_a_call(text: &str) -> Option<(Id<'static>, Self)> {
+        let is_call = serde_json::from_str::<Request<'_>>(text).is_ok()
+            || serde_json::from_str::<Notification<'_, Option<&RawValue>>>(text).is_ok();
+        if is_call {
+            return None;
+        }
+        let id = serde_json::from_str::<InvalidRequest<'_>>(text).map_or(Id::Null, |known| known.id.into_owned());
+        Some((id, Self::invalid_request(text)))
+    }
+
+    /// A batch of a length that is not taken.
+    pub(crate) fn batch(calls: usize) -> Option<Self> {
+        let code = match calls {
+            0 => "invalid_request",
+            1..=BATCH_MAX => return None,
+            _ => "batch_too_large",
+        };
+        let message = format!("a batch has 1 to {BATCH_MAX} calls; send the rest in further batches");
+        Some(Self::field(code, "batch", calls, BATCH_MAX, message))
+    }
+
+    /// What was sent in place of a call.
+    pub(crate) fn invalid_request(text: &str) -> Self {
+        let shown: String = text.chars().take(80).collect();
+        let limit = "an object with jsonrpc \"2.0\", id, method, params";
+        let message = format!("this is no JSON-RPC 2.0 call; send {limit}");
+        Self::field("invalid_request", "body", shown, limit, message)
+    }
+
     /// A refusal without field details.
     pub(crate) fn new(code: &str, message: impl Into<String>) -> Self {
         Self { error: ApiError::new(code, message) }
@@ -47,6 +86,8 @@ impl Refusal {
     /// that the JSON-RPC library has for itself.
     pub(crate) fn number(&self) -> i32 {
         match self.error.code.as_str() {
+            "parse_error" => -32700,
+            "invalid_request" => -32600,
             "unknown_method" => -32601,
             "invalid_params" => -32602,
             "internal" => -32603,
@@ -97,14 +138,21 @@ impl From<Refusal> for ErrorObjectOwned {
     }
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
+impl Refusal {
+    /// The answer to a call of this id that the JSON-RPC layer does not see.
+    pub(crate) fn answer_to(&self, id: &Id<'_>) -> Response {
         let body = json!({
             "jsonrpc": "2.0",
-            "id": null,
+            "id": id,
             "error": { "code": self.number(), "message": self.error.message, "data": self.data() },
         });
         json_response(self.status(), &body)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        self.answer_to(&Id::Null)
     }
 }
 

@@ -14,12 +14,13 @@ use jsonrpsee::server::{
     BatchRequestConfig, Methods, PingConfig, Server, ServerConfig, ServerHandle, StopHandle, TowerServiceBuilder,
     stop_channel,
 };
+use jsonrpsee::types::Id;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tower::Service;
 
 use super::refusal::Refusal;
-use super::{BATCH_MAX, BODY_MAX, BODY_TIMEOUT, Edge, SUBSCRIPTIONS_MAX, blobs, health, metrics};
+use super::{BODY_MAX, BODY_TIMEOUT, Edge, SUBSCRIPTIONS_MAX, blobs, health, metrics};
 use crate::rpc;
 use crate::rpc::guard::GuardLayer;
 
@@ -51,7 +52,8 @@ pub(super) fn router(edge: Arc<Edge>, connections: u32) -> Result<(Router, Serve
         .max_response_body_size(ANSWER_MAX)
         .max_connections(connections)
         .max_subscriptions_per_connection(SUBSCRIPTIONS_MAX)
-        .set_batch_request_config(BatchRequestConfig::Limit(u32::try_from(BATCH_MAX).unwrap_or(u32::MAX)))
+        // Bounded by the body, and by the guard, whose refusal says more than the library's.
+        .set_batch_request_config(BatchRequestConfig::Unlimited)
         .set_message_buffer_capacity(WS_BUFFER)
         .enable_ws_ping(PingConfig::new())
         .build();
@@ -101,23 +103,25 @@ async fn call(State(state): State<RpcState>, request: Request<Body>) -> Response
         Ok(Err(e)) => return Refusal::new("invalid_body", format!("the body can't be read: {e}")).into_response(),
         Ok(Ok(collected)) => collected.to_bytes(),
     };
-    if let Some(refusal) = batch_refusal(&bytes) {
-        return refusal.into_response();
+    if let Some((id, refusal)) = malformed(&bytes) {
+        return refusal.answer_to(&id);
     }
     serve(state, Request::from_parts(parts, Body::from(bytes))).await
 }
 
-/// A batch with too many calls.
-fn batch_refusal(bytes: &Bytes) -> Option<Refusal> {
-    if bytes.trim_ascii_start().first() != Some(&b'[') {
-        return None;
+/// A body that is no call and no batch of the right length. Calls inside a batch are looked at one by one later.
+fn malformed(bytes: &Bytes) -> Option<(Id<'static>, Refusal)> {
+    let nameless = |refusal| (Id::Null, refusal);
+    match bytes.trim_ascii_start().first() {
+        Some(b'[') => match serde_json::from_slice::<Vec<&RawValue>>(bytes) {
+            Ok(calls) => Refusal::batch(calls.len()).map(nameless),
+            Err(error) => Some(nameless(Refusal::not_json(&error))),
+        },
+        _ => match serde_json::from_slice::<&RawValue>(bytes) {
+            Ok(call) => Refusal::not_a_call(call.get()),
+            Err(error) => Some(nameless(Refusal::not_json(&error))),
+        },
     }
-    // Text that is no list is answered by the JSON-RPC layer, as any other malformed call.
-    let calls = serde_json::from_slice::<Vec<&RawValue>>(bytes).ok()?.len();
-    (calls > BATCH_MAX).then(|| {
-        let message = format!("a batch has at most {BATCH_MAX} calls");
-        Refusal::field("batch_too_large", "batch", calls, BATCH_MAX, message)
-    })
 }
 
 /// `GET /` with an upgrade: WebSocket.

@@ -397,6 +397,16 @@ async fn subscriptions_bring_heads_and_are_bounded() {
     assert_eq!(one_more["error"]["data"]["limit"], "32");
     let wrong = socket.call(100, "job_subscribe", json!(["xyz"])).await;
     assert!(!wrong["error"].is_null());
+    let mut other = Socket::open(node.address).await;
+    for (sent, code) in
+        [(batch(11), "batch_too_large"), ("[]".into(), "invalid_request"), ("[5]".into(), "invalid_request")]
+    {
+        other.send(&serde_json::from_str(&sent).unwrap()).await;
+        let answer = other.receive().await;
+        let error = if answer.is_array() { &answer[0]["error"] } else { &answer["error"] };
+        assert_eq!(error["data"]["code"], code, "{answer}");
+        assert!(error["data"]["limit"].is_string(), "{answer}");
+    }
     let ended = socket.call(101, "chain_unsubscribeHeads", json!([subscription])).await;
     assert_eq!(ended["result"], true);
     node.stop().await;

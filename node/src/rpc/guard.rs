@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use jsonrpsee::server::middleware::rpc::{Batch, BatchEntry, Notification, Request, RpcServiceT};
 use jsonrpsee::server::{BatchResponseBuilder, MethodResponse};
-use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, METHOD_NOT_FOUND_CODE, TOO_MANY_SUBSCRIPTIONS_CODE};
+use jsonrpsee::types::{ErrorObjectOwned, Id};
 
 use super::methods::NAMES;
 use crate::http::refusal::Refusal;
@@ -94,9 +94,13 @@ where
     fn batch<'a>(&self, batch: Batch<'a>) -> impl Future<Output = MethodResponse> + Send + 'a {
         let guard = self.clone();
         async move {
+            let entries: Vec<_> = batch.into_iter().collect();
+            if let Some(refusal) = Refusal::batch(entries.len()) {
+                return MethodResponse::error(Id::Null, ErrorObjectOwned::from(refusal));
+            }
             let mut answers = BatchResponseBuilder::new_with_limit(BATCH_ANSWER_MAX);
             let mut notified = false;
-            for entry in batch {
+            for entry in entries {
                 let answer = match entry {
                     Ok(BatchEntry::Call(request)) => guard.call(request).await,
                     Ok(BatchEntry::Notification(notification)) => {
@@ -105,8 +109,11 @@ where
                         continue;
                     }
                     Err(error) => {
-                        let (error, id) = error.into_parts();
-                        MethodResponse::error(id, error)
+                        let (_, id) = error.into_parts();
+                        MethodResponse::error(
+                            id,
+                            ErrorObjectOwned::from(Refusal::invalid_request("an entry of the batch")),
+                        )
                     }
                 };
                 if let Err(over_limit) = answers.append(answer) {
@@ -131,11 +138,13 @@ fn in_our_form(code: i32, method: &str) -> Option<Refusal> {
     let shown: String = method.chars().take(80).collect();
     match code {
         METHOD_NOT_FOUND_CODE if !NAMES.contains(&method) => {
-            let message = format!("there is no method {shown}");
+            let message = format!("there is no method {shown}; check its spelling, and the node's version");
             Some(Refusal::field("unknown_method", "method", shown, "the methods of this version", message))
         }
         TOO_MANY_SUBSCRIPTIONS_CODE => {
-            let message = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions");
+            let message = format!(
+                "a connection has at most {SUBSCRIPTIONS_MAX} subscriptions; end one, or open another connection"
+            );
             Some(Refusal::field(
                 "too_many_subscriptions",
                 "subscriptions",

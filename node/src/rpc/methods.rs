@@ -194,7 +194,7 @@ async fn submit(
     let wait = arguments.optional::<u64>("wait_ms", "a number of milliseconds")?;
     let wait = match wait {
         Some(ms) if ms > SUBMIT_WAIT_MAX_MS => {
-            let message = format!("wait_ms: {ms} is over {SUBMIT_WAIT_MAX_MS}");
+            let message = format!("wait_ms: {ms} is over {SUBMIT_WAIT_MAX_MS}; wait less, then ask tx_status");
             return Err(Refusal::params("wait_ms", ms, SUBMIT_WAIT_MAX_MS, message));
         }
         Some(ms) => Duration::from_millis(ms),
@@ -206,16 +206,19 @@ async fn submit(
             "tx",
             bytes,
             TX_BYTES_MAX,
-            format!("tx: {bytes} bytes, the limit is {TX_BYTES_MAX}"),
+            format!("tx: {bytes} bytes, the limit is {TX_BYTES_MAX}; shorten the transaction"),
         ));
     }
-    let shown: String = digits.chars().take(16).collect();
-    let bytes = hex::decode(&digits)
-        .map_err(|e| Refusal::params("tx", &shown, "a signed transaction in hex", format!("tx: {e}")))?;
-    let tx = SignedTx::from_bytes(&bytes)
-        .map_err(|e| Refusal::params("tx", &shown, "a signed transaction in hex", format!("tx: {e}")))?;
+    let shown = if digits.is_empty() { "nothing".to_owned() } else { digits.chars().take(16).collect() };
+    let refused = |why: String| {
+        let message = format!("tx: {why}; send the bytes of a signed transaction in hex, as --sign-only prints them");
+        Refusal::params("tx", &shown, "a signed transaction in hex", message)
+    };
+    let bytes = hex::decode(&digits).map_err(|e| refused(e.to_string()))?;
+    let tx = SignedTx::from_bytes(&bytes).map_err(|e| refused(e.to_string()))?;
     if !fits(&tx.content.action) {
-        return Err(Refusal::params("tx", "another action", what, format!("tx: this call takes {what}")));
+        let message = format!("tx: this call takes {what}; tx_submit takes any transaction");
+        return Err(Refusal::params("tx", "another action", what, message));
     }
     Ok(edge.engine.submit(tx, wait).await?)
 }

@@ -106,11 +106,11 @@ impl Genesis {
         }
         self.params.check()?;
         self.validator_set()?;
-        let provers: BTreeSet<_> = self.provers.iter().map(|p| p.account).collect();
-        if provers.len() != self.provers.len() {
+        let mut provers = BTreeSet::new();
+        if let Some(double) = self.provers.iter().find(|p| !provers.insert(p.account)) {
             return Err(TypeError::OutOfBounds {
                 field: "provers.account",
-                value: "double key".into(),
+                value: double.account.to_string(),
                 limit: "each once".into(),
             });
         }
@@ -121,11 +121,11 @@ impl Genesis {
                 limit: "1 to 1000".into(),
             });
         }
-        let accounts: BTreeSet<_> = self.accounts.iter().map(|a| a.account).collect();
-        if accounts.len() != self.accounts.len() {
+        let mut accounts = BTreeSet::new();
+        if let Some(double) = self.accounts.iter().find(|a| !accounts.insert(a.account)) {
             return Err(TypeError::OutOfBounds {
                 field: "accounts.account",
-                value: "double key".into(),
+                value: double.account.to_string(),
                 limit: "each once".into(),
             });
         }
@@ -139,7 +139,7 @@ impl Genesis {
         if sum.is_none() {
             return Err(TypeError::OutOfBounds {
                 field: "accounts (sum of credits)",
-                value: "over".into(),
+                value: "2^120 or more".into(),
                 limit: "below 2^120".into(),
             });
         }

@@ -52,9 +52,9 @@ impl ValidatorSet {
         if !self.validators.is_sorted_by(|a, b| (b.power, a.key) <= (a.power, b.key)) {
             return bad("validators", "unsorted".into(), "sorted by falling power, then key");
         }
-        let keys: BTreeSet<_> = self.validators.iter().map(|v| v.key).collect();
-        if keys.len() != n {
-            return bad("validators.key", "double key".into(), "each key once");
+        let mut keys = BTreeSet::new();
+        if let Some(double) = self.validators.iter().find(|v| !keys.insert(v.key)) {
+            return bad("validators.key", double.key.to_string(), "each key once");
         }
         let mut total = 0u64;
         for v in &self.validators {

@@ -22,7 +22,7 @@ use super::views::{
     AccountView, BlockView, EstimateView, EventView, EvidenceView, ExplainView, HeadView, HealthView, JobView, NetView,
     PeerView, ProverStatusView, ProverView, SubmitView, TxStatus, ValidatorView,
 };
-use crate::app::availability::AvailabilityMsg;
+use crate::app::availability::{AvailabilityMsg, Standing};
 use crate::app::mempool::MempoolMsg;
 use crate::mailbox::{Mailbox, Sent};
 use crate::reads::{self, NoReceipt};
@@ -146,19 +146,23 @@ impl EngineHandle {
         };
         let mut chain = self.wiring.chain.clone();
         let answer = |status| SubmitView { tx_id: id, status, job_id };
+        let (refuse, refused) = oneshot::channel();
         match &tx.content.action {
             Action::SubmitJob(spec) => {
                 if let Some(decided) = self.decided(id).await? {
                     return Ok(answer(decided));
                 }
+                spec.check().map_err(|e| ApiError::from(ledger::LedgerError::Refused(e.into())))?;
                 let blobs = std::iter::once(("program", spec.program)).chain(spec.args.map(|a| ("args", a)));
                 for (field, blob) in blobs {
                     self.need_blob(field, &blob)?;
                 }
                 let tx = Box::new(tx);
-                self.ask(&self.wiring.mail.availability, |reply| AvailabilityMsg::Submit { tx, reply }).await??;
+                let message = |reply| AvailabilityMsg::Submit { tx, reply, refused: refuse };
+                self.ask(&self.wiring.mail.availability, message).await??;
             }
             _ => {
+                drop(refuse);
                 let tx = Box::new(Transaction::Signed(tx));
                 let taken = self.ask(&self.wiring.mail.mempool, |reply| MempoolMsg::Submit { tx, reply }).await?;
                 if let Err(refusal) = taken {
@@ -168,12 +172,24 @@ impl EngineHandle {
             }
         }
         let deadline = tokio::time::Instant::now() + wait;
+        // A dropped sender means that nothing is refused any more; then only blocks and time count.
+        let refused = async move {
+            match refused.await {
+                Ok(error) => error,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::pin!(refused);
         // Who does not wait is answered at once: that the transaction waits here is known.
         while !wait.is_zero() {
             if let Some(decided) = self.decided(id).await? {
                 return Ok(answer(decided));
             }
-            if !matches!(tokio::time::timeout_at(deadline, chain.changed()).await, Ok(Ok(()))) {
+            let go_on = tokio::select! {
+                error = &mut refused => return Err(error),
+                changed = tokio::time::timeout_at(deadline, chain.changed()) => matches!(changed, Ok(Ok(()))),
+            };
+            if !go_on {
                 break;
             }
         }
@@ -194,7 +210,9 @@ impl EngineHandle {
                 &format!("{field}.bytes"),
                 blob.bytes,
                 bytes,
-                "the blob has another length",
+                format!(
+                    "{field}: the blob held here has another length; name its own length, or upload the right file"
+                ),
             )),
             _ => Err(ApiError::field(
                 "unknown_blob",
@@ -214,9 +232,15 @@ impl EngineHandle {
         if let Some(decided) = self.decided(id).await? {
             return Ok(decided);
         }
-        let waits = self.ask(&self.wiring.mail.mempool, |reply| MempoolMsg::Has { id, reply }).await?
-            || self.ask(&self.wiring.mail.availability, |reply| AvailabilityMsg::Has { id, reply }).await?;
-        Ok(if waits { TxStatus::Pending } else { TxStatus::Unknown })
+        if self.ask(&self.wiring.mail.mempool, |reply| MempoolMsg::Has { id, reply }).await? {
+            return Ok(TxStatus::Pending);
+        }
+        let standing = |reply| AvailabilityMsg::Standing { id, reply };
+        Ok(match self.ask(&self.wiring.mail.availability, standing).await? {
+            Standing::Waiting => TxStatus::Pending,
+            Standing::Refused(error) => TxStatus::Refused { reason: error.message },
+            Standing::Unknown => TxStatus::Unknown,
+        })
     }
 
     /// A job.
@@ -278,7 +302,7 @@ impl EngineHandle {
                     "max_steps",
                     max_steps,
                     limit,
-                    "no job of this chain may have so many steps",
+                    "no job of this chain may have so many steps; ask for fewer",
                 )
             })?;
             let provers =

@@ -6,6 +6,7 @@ use types::felt::Felt;
 use types::ids::{Amount, BlobHash, BlockId, GenesisHash, Height, JobId, StateRoot, TimeMs, TxId};
 use types::job::{JobStatus, Stage, TaskKind};
 use types::keys::PublicKey;
+use types::transaction::DeclineReason;
 use types::verdict::{Check, FailureReason};
 
 /// The last decided block.
@@ -85,6 +86,11 @@ pub enum TxStatus {
     },
     /// Known here, in no block yet.
     Pending,
+    /// A submission whose input this node refused, as every node does.
+    Refused {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// Not known here.
     Unknown,
 }
@@ -123,7 +129,7 @@ pub struct JobView {
     pub fee: Amount,
     /// Its tasks.
     pub tasks: Vec<TaskView>,
-    /// Why it failed, if it did.
+    /// Why it failed or expired, if it did.
     pub error: Option<String>,
     /// Whether this node can hand out the receipt now.
     pub receipt_ready: bool,
@@ -371,6 +377,18 @@ pub fn failure_text(reason: FailureReason, steps: u64) -> String {
             format!("a hint of the program failed after {steps} steps; check the arguments it reads")
         }
     }
+}
+
+/// Why an attempt was given away by so many provers, in a job's `error`.
+pub fn declined_text(provers: usize, reason: DeclineReason) -> String {
+    let why = match reason {
+        DeclineReason::Memory => "its run or its proof needs more memory than they have; make the program smaller",
+        DeclineReason::Busy => "they were busy or shutting down; submit it again",
+        DeclineReason::Input => "the program or its arguments could not be had, or were refused; upload them again",
+        DeclineReason::Worker => "their worker crashed, hung or was killed on it",
+        DeclineReason::Unprovable => "the run is correct, but this proof system can't prove it",
+    };
+    format!("{provers} provers declined the last attempt: {why}")
 }
 
 /// A felt list in answers.

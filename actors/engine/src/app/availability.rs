@@ -3,8 +3,9 @@
 //! A validator signs only for blobs that it has fetched and inspected in a sandboxed child: kind and program hash must be what
 //! the specification says. Signatures are gossiped, so any node that saw the submission completes it, even when the node that
 //! accepted it is gone. Inbox: 512 messages. Held: [`HELD_MAX`] submissions, one for a sender's
-//! nonce; one more is refused with `overloaded`. The work on a submission ends with it. Restart: peers' signatures and the
-//! client's retry bring submissions back.
+//! nonce; one more is refused with `overloaded`. The work on a submission ends with it. A submission whose input every node
+//! refuses is dropped at once, and the reason kept for who asks ([`REFUSED_MAX`], the oldest go first). Restart: peers'
+//! signatures and the client's retry bring submissions back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use std::time::Duration;
 
 use ledger::TxCode;
 use network::{GossipMessage, MessageId, PeerId, Verdict as Judgement};
-use prover::worker::WorkerConfig;
+use prover::Fault;
+use prover::worker::{JobError, WorkerConfig};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{Semaphore, oneshot};
 use types::gossip::TxMessage;
@@ -23,7 +25,7 @@ use types::transaction::{Action, AvailabilitySig, SignedTx, Transaction};
 
 use crate::api::ApiError;
 use crate::app::blobs;
-use crate::app::mempool::{Admission, MempoolMsg};
+use crate::app::mempool::{Admission, MempoolMsg, is_false};
 use crate::mailbox::{Letter, Sent};
 use crate::task::Task;
 use crate::wiring::Wiring;
@@ -32,6 +34,10 @@ use crate::wiring::Wiring;
 const HELD_MAX: usize = 256;
 /// Signatures held for submissions not seen yet.
 const EARLY_MAX: usize = 1024;
+/// Reasons kept of submissions that were refused for their input.
+const REFUSED_MAX: usize = 256;
+/// Clients that wait for the outcome of one submission; further ones learn it by asking for its status.
+const WAITING_MAX: usize = 8;
 /// Inputs inspected at once; those still being fetched hold no place.
 const INSPECTIONS_MAX: usize = 2;
 /// Time to fetch an input.
@@ -57,6 +63,8 @@ pub(crate) enum AvailabilityMsg {
         tx: Box<SignedTx>,
         /// Told once it is taken in or refused.
         reply: oneshot::Sender<Admission>,
+        /// Told if its input is refused later; dropped otherwise.
+        refused: oneshot::Sender<ApiError>,
     },
     /// A validator's signature, from gossip.
     Signature {
@@ -72,17 +80,37 @@ pub(crate) enum AvailabilityMsg {
         /// The submission.
         tx: TxId,
         /// Why it does not sign, if so.
-        result: Result<(), String>,
+        result: Result<(), Unfit>,
     },
-    /// Whether a submission is waiting here.
-    Has {
+    /// Where a submission stands here.
+    Standing {
         /// The submission.
         id: TxId,
         /// The answer.
-        reply: oneshot::Sender<bool>,
+        reply: oneshot::Sender<Standing>,
     },
     /// A block was applied.
     Head,
+}
+
+/// Why this node does not sign for an input.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// Every node finds the same.
+    Everywhere(Box<ApiError>),
+    /// It lies with this node.
+    Here(String),
+}
+
+/// Where a submission stands on this node.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// It gathers signatures.
+    Waiting,
+    /// Its input was refused.
+    Refused(ApiError),
+    /// Not known here.
+    Unknown,
 }
 
 /// The actor.
@@ -105,6 +133,7 @@ struct Held {
     tx: SignedTx,
     signatures: BTreeMap<types::keys::PublicKey, AvailabilitySig>,
     handed_on: bool,
+    waiting: Vec<oneshot::Sender<ApiError>>,
     /// Fetches and inspects the input.
     _work: Task,
 }
@@ -115,6 +144,7 @@ pub(crate) struct AvailabilityState {
     args: AvailabilityArgs,
     held: BTreeMap<TxId, Held>,
     early: VecDeque<(TxId, AvailabilitySig)>,
+    refused: VecDeque<(TxId, ApiError)>,
     permits: Arc<Semaphore>,
 }
 
@@ -130,7 +160,8 @@ impl Actor for Availability {
     ) -> Result<AvailabilityState, ActorProcessingErr> {
         args.wiring.mail.availability.attach(myself);
         let permits = Arc::new(Semaphore::new(INSPECTIONS_MAX));
-        Ok(AvailabilityState { args, held: BTreeMap::new(), early: VecDeque::new(), permits })
+        let (held, early, refused) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
+        Ok(AvailabilityState { args, held, early, refused, permits })
     }
 
     async fn handle(
@@ -144,18 +175,21 @@ impl Actor for Availability {
                 let judgement = match take(state, *tx, source) {
                     Ok((_, true)) => Judgement::Accept,
                     Ok((_, false)) => Judgement::Ignore,
-                    Err(error) if error.code == TxCode::BadSignature.name() => Judgement::Reject,
+                    Err(error) if is_false(&error) => Judgement::Reject,
                     Err(_) => Judgement::Ignore,
                 };
                 if let Some(id) = id {
                     state.args.wiring.net.report(id, judgement);
                 }
             }
-            AvailabilityMsg::Submit { tx, reply } => {
+            AvailabilityMsg::Submit { tx, reply, refused } => {
                 let message = TxMessage::Offer((*tx).clone());
                 let taken = take(state, *tx, None).map(|(id, _)| id);
-                if taken.is_ok() {
+                if let Ok(id) = &taken {
                     state.args.wiring.net.publish(&GossipMessage::Tx(Box::new(message)));
+                    if let Some(held) = state.held.get_mut(id).filter(|held| held.waiting.len() < WAITING_MAX) {
+                        held.waiting.push(refused);
+                    }
                 }
                 reply.send(taken).ok();
             }
@@ -164,8 +198,14 @@ impl Actor for Availability {
                 state.args.wiring.net.report(id, judgement);
             }
             AvailabilityMsg::Checked { tx, result } => checked(state, tx, result),
-            AvailabilityMsg::Has { id, reply } => {
-                reply.send(state.held.contains_key(&id)).ok();
+            AvailabilityMsg::Standing { id, reply } => {
+                let refused = state.refused.iter().find(|(tx, _)| *tx == id).map(|(_, error)| error.clone());
+                let standing = match refused {
+                    _ if state.held.contains_key(&id) => Standing::Waiting,
+                    Some(error) => Standing::Refused(error),
+                    None => Standing::Unknown,
+                };
+                reply.send(standing).ok();
             }
             AvailabilityMsg::Head => sweep(state),
         }
@@ -178,6 +218,9 @@ fn take(state: &mut AvailabilityState, tx: SignedTx, source: Option<PeerId>) -> 
     let id = tx.id();
     if state.held.contains_key(&id) {
         return Ok((id, false));
+    }
+    if let Some((_, error)) = state.refused.iter().find(|(tx, _)| *tx == id) {
+        return Err(error.clone());
     }
     let view = state.args.wiring.view();
     ledger::precheck::check_submission(&view.state, &tx, view.head.time_ms)?;
@@ -207,7 +250,7 @@ fn take(state: &mut AvailabilityState, tx: SignedTx, source: Option<PeerId>) -> 
     }
     state.early.retain(|(tx, _)| *tx != id);
     let work = inspect(state, id, spec, source);
-    state.held.insert(id, Held { tx, signatures, handed_on: false, _work: work });
+    state.held.insert(id, Held { tx, signatures, handed_on: false, waiting: Vec::new(), _work: work });
     hand_on(state, id);
     Ok((id, true))
 }
@@ -221,52 +264,83 @@ fn inspect(state: &AvailabilityState, id: TxId, spec: JobSpec, source: Option<Pe
     })
 }
 
+/// A refusal of the input that every node finds alike.
+fn unfit(field: &str, value: impl ToString, limit: impl ToString, message: impl Into<String>) -> Unfit {
+    Unfit::Everywhere(Box::new(ApiError::field("input_refused", field, value, limit, message)))
+}
+
+fn of_fault(fault: Fault) -> Unfit {
+    let (value, limit) = (fault.value.unwrap_or_default(), fault.limit.unwrap_or_default());
+    unfit(&fault.field, value, limit, format!("{}; {}", fault.detail, fault.remedy))
+}
+
+/// Why a blob is not here. That it has another length than announced is proven; everything else may change.
+fn of_blob(field: &str, error: blobs::BlobError) -> Unfit {
+    match error {
+        blobs::BlobError::Length { blob, found } => {
+            let named = blob.bytes;
+            let message =
+                format!("{field}: the specification says {named}, the blob has {found}; name the blob's own length");
+            unfit(field, named, found, message)
+        }
+        other => Unfit::Here(format!("{field}: {other}")),
+    }
+}
+
 /// Both blobs must be here, as long as the specification says, before a byte of them is read.
 async fn check_input(
     args: &AvailabilityArgs,
     permits: &Semaphore,
     spec: &JobSpec,
     source: Option<PeerId>,
-) -> Result<(), String> {
+) -> Result<(), Unfit> {
     let wiring = &args.wiring;
-    let text = |e: blobs::BlobError| e.to_string();
-    blobs::bring(wiring, spec.program, source, FETCH_LIMIT).await.map_err(|e| format!("program: {e}"))?;
+    let here = |e: blobs::BlobError| Unfit::Here(e.to_string());
+    let bring = |blob| blobs::bring(wiring, blob, source, FETCH_LIMIT);
+    bring(spec.program).await.map_err(|e| of_blob("program.bytes", e))?;
     if let Some(blob) = spec.args {
-        blobs::bring(wiring, blob, source, FETCH_LIMIT).await.map_err(|e| format!("args: {e}"))?;
+        bring(blob).await.map_err(|e| of_blob("args.bytes", e))?;
     }
-    let Ok(_permit) = permits.acquire().await else { return Err("stopping".into()) };
+    let Ok(_permit) = permits.acquire().await else { return Err(Unfit::Here("stopping".into())) };
     if let Some(blob) = spec.args {
-        let bytes = blobs::read(wiring, blob.hash).await.map_err(text)?;
-        prover::args::Arguments::parse(spec.kind, Some(&bytes)).map_err(|e| e.to_string())?;
+        let bytes = blobs::read(wiring, blob.hash).await.map_err(here)?;
+        prover::args::Arguments::parse(spec.kind, Some(&bytes)).map_err(|e| of_fault(e.fault()))?;
     }
-    let program = blobs::read(wiring, spec.program.hash).await.map_err(text)?;
-    let found = prover::worker::inspect(&args.executor, program, Some(spec.hash_function), INSPECT_LIMIT)
-        .await
-        .map_err(|e| e.to_string())?;
+    let program = blobs::read(wiring, spec.program.hash).await.map_err(here)?;
+    let found = prover::worker::inspect(&args.executor, program, Some(spec.hash_function), INSPECT_LIMIT).await;
+    let found = found.map_err(|error| match error {
+        JobError::Input(fault) => of_fault(*fault),
+        other => Unfit::Here(other.to_string()),
+    })?;
     if found.kind != spec.kind {
-        return Err(format!("kind: {:?} in the specification, the program is {:?}", spec.kind, found.kind));
+        let message =
+            "kind: the program file is of another kind than the specification says; correct the specification";
+        return Err(unfit("kind", format!("{:?}", spec.kind), format!("{:?}", found.kind), message));
     }
     if found.program_hash != spec.program_hash {
-        return Err(format!(
-            "program_hash: {} in the specification, the program's is {}",
-            spec.program_hash, found.program_hash
-        ));
+        let message = "program_hash: the program's hash is another one; correct the specification or the file";
+        return Err(unfit("program_hash", spec.program_hash, found.program_hash, message));
     }
     if spec.kind == ProgramKind::Pie {
-        let OutputRule::Exact(words) = &spec.output_rule else {
-            return Err("output_rule: a PIE needs its exact output".into());
-        };
-        if found.pie_output.as_ref() != Some(words) {
-            return Err("output_rule: not the output of the PIE".into());
+        let exact = matches!(&spec.output_rule, OutputRule::Exact(words) if found.pie_output.as_ref() == Some(words));
+        if !exact {
+            let message = "output_rule: a PIE's job names exactly the output in the file; name that output";
+            return Err(unfit("output_rule", "another output", "the output of the PIE", message));
         }
     }
     Ok(())
 }
 
-fn checked(state: &mut AvailabilityState, id: TxId, result: Result<(), String>) {
+fn checked(state: &mut AvailabilityState, id: TxId, result: Result<(), Unfit>) {
     let Some(held) = state.held.get_mut(&id) else { return };
     match (result, &state.args.key) {
-        (Err(why), _) => tracing::warn!(tx = %id, %why, "input refused or not to be had: no availability signature"),
+        (Err(Unfit::Here(why)), _) => {
+            tracing::warn!(tx = %id, %why, "input not to be had or looked at here: no availability signature");
+        }
+        (Err(Unfit::Everywhere(error)), _) => {
+            tracing::warn!(tx = %id, why = %error, "input refused: no availability signature");
+            refuse(state, id, *error);
+        }
         (Ok(()), None) => {}
         (Ok(()), Some(key)) => {
             let signature = AvailabilitySig::sign(&id, key, &state.args.wiring.genesis_hash);
@@ -276,6 +350,19 @@ fn checked(state: &mut AvailabilityState, id: TxId, result: Result<(), String>) 
             hand_on(state, id);
         }
     }
+}
+
+/// Gives up a submission whose input no honest node signs for: it must not keep its place until it expires, and who waits
+/// for it learns why.
+fn refuse(state: &mut AvailabilityState, id: TxId, error: ApiError) {
+    for waiting in state.held.remove(&id).map(|held| held.waiting).unwrap_or_default() {
+        // The client may have gone.
+        waiting.send(error.clone()).ok();
+    }
+    if state.refused.len() >= REFUSED_MAX {
+        state.refused.pop_front();
+    }
+    state.refused.push_back((id, error));
 }
 
 fn sign_in(state: &mut AvailabilityState, id: TxId, signature: AvailabilitySig) -> Judgement {

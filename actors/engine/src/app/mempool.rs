@@ -173,6 +173,11 @@ impl Actor for Mempool {
     }
 }
 
+/// Whether a refusal can be no matter of time or place.
+pub(crate) fn is_false(error: &ApiError) -> bool {
+    [TxCode::BadSignature, TxCode::WrongChain].iter().any(|code| error.code == code.name())
+}
+
 fn admit_and_publish(state: &mut MempoolState, tx: Transaction) -> Admission {
     let copy = tx.clone();
     let (id, new) = admit(state, tx)?;
@@ -205,8 +210,8 @@ fn take_in(state: &mut MempoolState, txs: Vec<Transaction>) -> Judgement {
         match admit(state, tx) {
             Ok((_, true)) => fresh.push(copy),
             Ok((_, false)) => {}
-            // A signature that fails here fails everywhere; every other refusal may be a matter of time.
-            Err(error) if error.code == TxCode::BadSignature.name() => {
+            // What is signed falsely or for another chain is so everywhere; every other refusal may be a matter of time.
+            Err(error) if is_false(&error) => {
                 judgement = Judgement::Reject;
                 break;
             }
@@ -276,7 +281,19 @@ fn check_place(state: &MempoolState, tx: &Transaction) -> Result<(), ApiError> {
             return Err(full("transactions of one sender waiting on this node", own.len(), PER_SENDER_MAX));
         }
     }
+<<<<<<< HEAD
     if !state.wiring.verified.verify(signed) {
+=======
+    let chain = state.wiring.genesis_hash;
+    if signed.content.genesis != chain {
+        let message = format!(
+            "genesis: the transaction is signed for chain {}, this is {chain}; sign it for this chain",
+            signed.content.genesis
+        );
+        return Err(ApiError::field(TxCode::WrongChain.name(), "genesis", signed.content.genesis, chain, message));
+    }
+    if !signed.verify(&chain) {
+>>>>>>> 32580d3f7d1783a6b8832515b90c9774fa4931a3
         let message = "the signature does not verify for the sender and this chain; sign it again";
         return Err(ApiError::field(
             TxCode::BadSignature.name(),

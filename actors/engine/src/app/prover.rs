@@ -289,7 +289,11 @@ async fn keep(args: &ProverArgs, turn: &Turn, proven: Proven) -> Result<BlobHash
 
 fn of_worker(error: JobError) -> Failure {
     let (reason, pause) = match &error {
-        JobError::Memory { .. } | JobError::Resources { .. } => (DeclineReason::Memory, false),
+        // The job asks for more than there is, so the child is gone; the next job is another matter, and a program that
+        // could make provers pause could keep all of them from working.
+        JobError::Memory { .. } | JobError::Resources { .. } | JobError::OutOfMemory { .. } => {
+            (DeclineReason::Memory, false)
+        }
         JobError::Input { .. } => (DeclineReason::Input, false),
         JobError::Unprovable { .. } => (DeclineReason::Unprovable, false),
         JobError::Cancelled => return Failure::Abandoned,

@@ -3,17 +3,15 @@
 use thiserror::Error;
 use types::verdict::FailureReason;
 
+use crate::error::Fault;
 use crate::worker::wire::Refusal;
 
 /// Why a job has no result. The first six are the worker's own answers, the others say how it ended.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum JobError {
     /// The input is refused, on every node alike.
-    #[error("{detail}")]
-    Input {
-        /// Field, value, limit.
-        detail: String,
-    },
+    #[error("{0}")]
+    Input(Box<Fault>),
     /// The program fails, on every node alike.
     #[error("the program failed after {steps} steps ({reason:?}): {detail}")]
     Failed {
@@ -129,7 +127,7 @@ impl JobError {
 impl From<Refusal> for JobError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Input { detail } => Self::Input { detail },
+            Refusal::Input(fault) => Self::Input(fault),
             Refusal::Failed { reason, detail, steps } => Self::Failed { reason, detail, steps },
             Refusal::Resources { detail, .. } => Self::Resources { detail },
             Refusal::Internal { detail } => Self::Internal { detail },

@@ -219,7 +219,8 @@ impl Process {
         mut on_stage: impl FnMut(Stage),
     ) -> Result<Response, JobError> {
         let deadline = Instant::now().checked_add(time_limit);
-        let frame = wire::frame(request).map_err(|e| JobError::Input { detail: e.to_string() })?;
+        request.check().map_err(|e| JobError::Input(Box::new(e.fault())))?;
+        let frame = wire::frame(request).map_err(|e| JobError::Internal { detail: e.to_string() })?;
         let answer = async {
             if self.socket.write_all(&frame).await.is_err() {
                 return Err(self.end().await);

@@ -18,6 +18,9 @@ use serde::Serialize;
 /// Open files that a child may have: its three standard ones and the private descriptor, with room for none by accident.
 const OPEN_FILES_MAX: u64 = 16;
 
+/// The kernel's scale for what it ends first when memory runs out: this is its highest value.
+const OOM_SCORE_MAX: &str = "1000";
+
 /// Which layers a child got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct Sandbox {
@@ -45,6 +48,9 @@ pub(crate) struct Bounds {
 /// A refused resource limit: without it no program is run.
 pub(crate) fn enter(bounds: &Bounds) -> io::Result<bool> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // When the machine runs out of memory, the kernel shall take this child and not the node. A kernel that forbids it still
+    // has the limits below.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_MAX);
     rustix::thread::set_no_new_privs(true)?;
     let both = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
     rustix::process::setrlimit(Resource::As, both(bounds.memory))?;

@@ -11,6 +11,7 @@ use types::statement::Statement;
 use types::verdict::FailureReason;
 
 use crate::engine::{ProveError, ProveRequest, Proven};
+use crate::error::{Fault, ProgramError};
 use crate::execute::{ExecuteRequest, Executed};
 use crate::inspect::Inspection;
 use crate::runner::RunError;
@@ -40,6 +41,28 @@ pub(crate) struct ProveBody {
     args: Option<Vec<u8>>,
     max_steps: u64,
     memory_limit: Option<u64>,
+}
+
+impl Request {
+    /// Refuses what no child would take, before it is copied into a record.
+    ///
+    /// # Errors
+    /// [`ProgramError::TooLarge`] for the program or the arguments.
+    pub(crate) fn check(&self) -> Result<(), ProgramError> {
+        let (program, args) = match self {
+            Self::Prove(body) => (&body.program, body.args.as_ref()),
+            Self::Execute { program, args, .. } => (program, args.as_ref()),
+            Self::Inspect { program, .. } => (program, None),
+            Self::WarmUp => return Ok(()),
+        };
+        if program.len() > limits::PROGRAM_BYTES_MAX {
+            return Err(ProgramError::too_large("program", limits::PROGRAM_BYTES_MAX, "bytes"));
+        }
+        if args.is_some_and(|args| args.len() > limits::ARGS_BYTES_MAX) {
+            return Err(ProgramError::too_large("args", limits::ARGS_BYTES_MAX, "bytes"));
+        }
+        Ok(())
+    }
 }
 
 impl Wire for Request {
@@ -93,7 +116,7 @@ pub(crate) struct InspectedBody {
 /// Why a worker did not do what it was asked. See [`ProveError`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) enum Refusal {
-    Input { detail: String },
+    Input(Box<Fault>),
     Failed { reason: FailureReason, detail: String, steps: u64 },
     Resources { detail: String, steps: u64 },
     Internal { detail: String },
@@ -177,7 +200,7 @@ impl From<ProveError> for Refusal {
     fn from(error: ProveError) -> Self {
         let short = |text: String| error::shorten(&text);
         match error {
-            ProveError::Input(inner) => Self::Input { detail: short(inner.to_string()) },
+            ProveError::Input(inner) => Self::Input(Box::new(inner.fault())),
             ProveError::Run(RunError::Failed { reason, detail, steps }) => {
                 Self::Failed { reason, detail: short(detail), steps }
             }
