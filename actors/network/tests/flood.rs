@@ -161,7 +161,7 @@ async fn a_gossip_flood_is_throttled_then_cut_off_on_every_topic() {
         let sent = flood(&mut swarm, topic, bytes).await;
         println!("{topic:?} x {bytes} bytes: cut after {sent} in {:?}, honest gap {} ms", since.elapsed(), pulse.gap());
         wait("dropped for its faults", SECONDS, || target.metrics().fault_disconnects_total > cut).await;
-        assert!(target.metrics().topic(topic).over_rate >= 256, "{:?}", target.metrics().topic(topic));
+        assert!(target.metrics().topic(topic).over_rate >= 40, "{:?}", target.metrics().topic(topic));
         pulse.beats("votes after the flood").await;
     }
     let grown = resident_kib().saturating_sub(before);
