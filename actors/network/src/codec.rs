@@ -10,6 +10,9 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::StreamProtocol;
 use libp2p::request_response::Codec;
 
+/// What stands for a request over its limit: no request of any protocol reads so. One that broke off is empty.
+const OVERLONG: &[u8] = &[0];
+
 /// Bytes of all frames, both directions.
 #[derive(Debug, Default)]
 pub(crate) struct ByteCounters {
@@ -74,7 +77,12 @@ impl Codec for FrameCodec {
         _: &StreamProtocol,
         io: &mut T,
     ) -> io::Result<Vec<u8>> {
-        self.read(io, self.request_max).await
+        match self.read(io, self.request_max).await {
+            // libp2p keeps a request that can't be read to itself; the node must hear of it to hold it against its sender.
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(OVERLONG.to_vec()),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(vec![]),
+            other => other,
+        }
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(

@@ -8,7 +8,8 @@
 //!
 //! | intake | bound | when full |
 //! |---|---|---|
-//! | gossip from a peer | credits of unjudged messages per peer and topic | message ignored (no penalty) |
+//! | gossip from a peer | rates of messages and bytes per peer | message ignored; a peer that goes on is at fault |
+//! | the same | credits of unjudged messages per peer and topic | message ignored (no penalty) |
 //! | gossip to the node | one lane per topic ([`Events`]) | message ignored (no penalty) |
 //! | requests from a peer | token bucket per peer and kind, open streams per peer, bytes being sent | answered `Busy` |
 //! | requests to the node | one lane | answered `Busy` |
@@ -30,6 +31,7 @@ mod handle;
 mod metrics;
 mod penalty;
 mod quota;
+mod rates;
 mod requests;
 mod rules;
 mod shared;

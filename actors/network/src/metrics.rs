@@ -22,6 +22,8 @@ pub struct TopicCounters {
     pub rejected: u64,
     /// Ignored because the peer had no credit left (part of `ignored`).
     pub over_credit: u64,
+    /// Ignored because the peer sent more than any honest one does (part of `ignored`).
+    pub over_rate: u64,
     /// Ignored because the node's lane was full (part of `ignored`).
     pub lane_full: u64,
     /// Ignored because no verdict came in time (part of `ignored`).

@@ -32,6 +32,8 @@ pub enum Fault {
     InvalidSync,
     /// Requests far beyond the quota, after many `Busy` answers. 4 points.
     RequestFlood,
+    /// Gossip far beyond what an honest node forwards. 4 points.
+    GossipFlood,
     /// The gossip score fell below the gray list's threshold. 50 points.
     Graylisted,
 }
@@ -40,7 +42,7 @@ impl Fault {
     /// Points that the fault costs.
     pub const fn weight(self) -> f64 {
         match self {
-            Self::RequestFlood => 4.0,
+            Self::RequestFlood | Self::GossipFlood => 4.0,
             Self::InvalidGossip => 5.0,
             Self::InvalidResponse | Self::InvalidRequest | Self::BadChunk => 10.0,
             Self::InvalidSync => 20.0,

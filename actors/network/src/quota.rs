@@ -2,12 +2,56 @@
 
 use std::time::{Duration, Instant};
 
-use types::rpc_sync::Request;
+use types::Wire;
+use types::limits::{BLOB_CHUNK_BYTES, CONSENSUS_BYTES_MAX};
+use types::rpc_sync::{Request, Response};
 
 use crate::config::{Quota, Quotas};
 
 /// Kinds of request with a bucket each.
-const KINDS: usize = 6;
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Status,
+    Blocks,
+    Consensus,
+    Manifest,
+    Chunk,
+    Verdicts,
+    Genesis,
+    /// A question for other peers.
+    Peers,
+    /// Broken off, or of a version unknown here: nobody's fault, until it is all that a peer sends.
+    Odd,
+}
+
+impl Kind {
+    const N: usize = 9;
+
+    /// The kind of a request.
+    pub(crate) const fn of(request: &Request) -> Self {
+        match request {
+            Request::Status => Self::Status,
+            Request::Blocks { .. } => Self::Blocks,
+            Request::ProposedBlock { .. } | Request::Votes { .. } => Self::Consensus,
+            Request::BlobManifest { .. } => Self::Manifest,
+            Request::BlobChunk { .. } => Self::Chunk,
+            Request::Verdicts { .. } => Self::Verdicts,
+            Request::Genesis => Self::Genesis,
+        }
+    }
+
+    /// Bytes that an answer may have; what is being sent is bounded by them before the answer is known.
+    pub(crate) const fn answer_bytes(self) -> usize {
+        match self {
+            Self::Blocks | Self::Consensus | Self::Genesis => Response::BYTES_MAX,
+            Self::Chunk => BLOB_CHUNK_BYTES as usize + 1024,
+            Self::Verdicts => CONSENSUS_BYTES_MAX,
+            Self::Manifest => 8 << 10,
+            Self::Status | Self::Peers | Self::Odd => 1 << 10,
+        }
+    }
+}
+
 /// Refusals after which a peer that goes on asking is at fault.
 const REFUSALS_MAX: u32 = 64;
 
@@ -46,7 +90,8 @@ impl Bucket {
 /// The buckets of one peer.
 #[derive(Debug)]
 pub(crate) struct PeerQuota {
-    buckets: [Bucket; KINDS],
+    /// In the order of [`Kind`].
+    buckets: [Bucket; Kind::N],
     refusals: u32,
 }
 
@@ -62,20 +107,13 @@ pub(crate) enum Admission {
 
 impl PeerQuota {
     pub(crate) fn new(quotas: &Quotas, now: Instant) -> Self {
-        let kinds = [quotas.status, quotas.blocks, quotas.consensus, quotas.manifest, quotas.chunk, quotas.verdicts];
+        let q = quotas;
+        let kinds = [q.status, q.blocks, q.consensus, q.manifest, q.chunk, q.verdicts, q.genesis, q.peers, q.status];
         Self { buckets: kinds.map(|quota| Bucket::new(quota, now)), refusals: 0 }
     }
 
-    pub(crate) fn admit(&mut self, request: &Request, now: Instant) -> Admission {
-        let kind = match request {
-            Request::Status | Request::Genesis => 0,
-            Request::Blocks { .. } => 1,
-            Request::ProposedBlock { .. } | Request::Votes { .. } => 2,
-            Request::BlobManifest { .. } => 3,
-            Request::BlobChunk { .. } => 4,
-            Request::Verdicts { .. } => 5,
-        };
-        let Some(bucket) = self.buckets.get_mut(kind) else { return Admission::Wait(Duration::from_secs(1)) };
+    pub(crate) fn admit(&mut self, kind: Kind, now: Instant) -> Admission {
+        let Some(bucket) = self.buckets.get_mut(kind as usize) else { return Admission::Wait(Duration::from_secs(1)) };
         match bucket.take(now) {
             Ok(()) => {
                 self.refusals = 0;
@@ -116,13 +154,12 @@ mod tests {
     fn kinds_have_buckets_of_their_own_and_a_flood_is_a_fault() {
         let now = Instant::now();
         let mut quota = PeerQuota::new(&Quotas::default(), now);
-        let status = Request::Status;
-        let granted = (0..200).filter(|_| quota.admit(&status, now) == Admission::Granted).count();
+        let granted = (0..200).filter(|_| quota.admit(Kind::Status, now) == Admission::Granted).count();
         assert_eq!(granted, 30);
-        let floods = (0..128).filter(|_| matches!(quota.admit(&status, now), Admission::Flood(_))).count();
+        let floods = (0..128).filter(|_| matches!(quota.admit(Kind::Status, now), Admission::Flood(_))).count();
         assert_eq!(floods, 2);
-        let votes = Request::Votes { height: types::ids::Height(1) };
-        assert_eq!(quota.admit(&votes, now), Admission::Granted);
+        let votes = Kind::of(&Request::Votes { height: types::ids::Height(1) });
+        assert_eq!(quota.admit(votes, now), Admission::Granted);
         assert!(!quota.idle(now));
         assert!(quota.idle(now + Duration::from_secs(20)));
     }

@@ -12,12 +12,16 @@ use types::rpc_sync::{Request, Response};
 use crate::config::{Limits, Quotas};
 use crate::error::RequestError;
 use crate::handle::OutgoingRequest;
-use crate::quota::{Admission, Bucket, PeerQuota};
+use crate::quota::{Admission, Kind, PeerQuota};
 
 /// Own requests waiting for one peer.
 const WAITING_PER_PEER: usize = 64;
 /// Open requests of one peer: its eight streams, and those whose answers are just being flushed.
 const OPEN_PER_PEER: usize = 16;
+/// One peer may hold this part of all bytes being sent, so that one that asks and never reads leaves room for others.
+const PEER_SHARE: usize = 8;
+/// Answers up to this length, bytes, are given however much is being sent.
+const SHORT_ANSWER: usize = 8 << 10;
 /// Milliseconds a peer is asked to wait when the bound is not a rate.
 const RETRY_MS: u32 = 50;
 
@@ -132,9 +136,9 @@ pub(crate) struct Inbound {
     quotas: Quotas,
     bytes_max: usize,
     peers: HashMap<PeerId, PeerQuota>,
-    peer_lists: HashMap<PeerId, Bucket>,
     open: HashMap<u64, Open>,
-    /// Requests from intake to the last byte of the answer: peer, and bytes of the answer.
+    /// Requests from intake to the last byte of the answer: peer, and bytes of the answer, before it is known the most
+    /// that it may have.
     streams: HashMap<InboundRequestId, (PeerId, usize)>,
     open_per_peer: HashMap<PeerId, usize>,
     bytes: usize,
@@ -147,7 +151,6 @@ impl Inbound {
             quotas: limits.quotas.clone(),
             bytes_max: limits.response_bytes,
             peers: HashMap::new(),
-            peer_lists: HashMap::new(),
             open: HashMap::new(),
             streams: HashMap::new(),
             open_per_peer: HashMap::new(),
@@ -166,23 +169,34 @@ impl Inbound {
         now: Instant,
     ) -> Intake {
         let busy = |ms: u32| Response::Busy { retry_ms: ms }.to_bytes();
-        let quota = self.peers.entry(peer).or_insert_with(|| PeerQuota::new(&self.quotas, now));
+        let kind = Kind::of(request);
         let millis = |wait: std::time::Duration| u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
-        match quota.admit(request, now) {
+        match self.count(peer, kind, now) {
             Admission::Wait(wait) => return Intake::Busy(channel, busy(millis(wait))),
             Admission::Flood(wait) => return Intake::Flood(channel, busy(millis(wait))),
             Admission::Granted => {}
         }
+        let expected = kind.answer_bytes();
+        let held: usize = self.streams.values().filter(|(of, _)| *of == peer).map(|(_, bytes)| *bytes).sum();
+        // Short answers are never what fills the memory, and a first one always fits.
+        let beyond = |held: usize, limit: usize| held > 0 && held.saturating_add(expected) > limit;
+        let crowded = beyond(self.bytes, self.bytes_max) || beyond(held, self.bytes_max / PEER_SHARE);
         let open = self.open_per_peer.entry(peer).or_default();
-        if *open >= OPEN_PER_PEER || self.bytes >= self.bytes_max {
+        if *open >= OPEN_PER_PEER || (crowded && expected > SHORT_ANSWER) {
             return Intake::Busy(channel, busy(RETRY_MS));
         }
         *open = open.saturating_add(1);
-        self.streams.insert(id, (peer, 0));
+        self.streams.insert(id, (peer, expected));
+        self.bytes = self.bytes.saturating_add(expected);
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1);
         self.open.insert(token, Open { peer, id, channel });
         Intake::Granted(token)
+    }
+
+    /// Books a request of a kind against its sender's quota.
+    pub(crate) fn count(&mut self, peer: PeerId, kind: Kind, now: Instant) -> Admission {
+        self.peers.entry(peer).or_insert_with(|| PeerQuota::new(&self.quotas, now)).admit(kind, now)
     }
 
     /// The way back for an answer; `None` when the request has lapsed.
@@ -193,8 +207,8 @@ impl Inbound {
             return None;
         }
         if let Some((_, held)) = self.streams.get_mut(&open.id) {
+            self.bytes = self.bytes.saturating_sub(*held).saturating_add(bytes);
             *held = bytes;
-            self.bytes = self.bytes.saturating_add(bytes);
         }
         Some(open.channel)
     }
@@ -218,11 +232,6 @@ impl Inbound {
         }
     }
 
-    /// Whether a peer may ask for other peers now.
-    pub(crate) fn may_list_peers(&mut self, peer: PeerId, now: Instant) -> bool {
-        self.peer_lists.entry(peer).or_insert_with(|| Bucket::new(self.quotas.peers, now)).take(now).is_ok()
-    }
-
     /// Forgets lapsed requests, requests of peers that left, and quotas that are full again.
     pub(crate) fn settle(&mut self, now: Instant, connected: impl Fn(&PeerId) -> bool) {
         let lapsed: Vec<u64> =
@@ -239,7 +248,6 @@ impl Inbound {
         }
         self.open.retain(|_, o| connected(&o.peer));
         self.peers.retain(|peer, quota| connected(peer) || !quota.idle(now));
-        self.peer_lists.retain(|peer, bucket| connected(peer) || !bucket.idle(now));
     }
 
     pub(crate) fn bytes(&self) -> usize {

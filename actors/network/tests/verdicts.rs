@@ -6,12 +6,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::{GENESIS, address, config, keys, next_gossip, start, tx, vote, wait};
+use common::{GENESIS, address, config, hostile, keys, next_gossip, start, tx, vote, wait};
 use futures::StreamExt;
-use libp2p::gossipsub::{self, IdentTopic, MessageAuthenticity, MessageId, ValidationMode};
-use libp2p::swarm::SwarmEvent;
-use libp2p::{Swarm, SwarmBuilder, noise, tcp, yamux};
-use network::{Multiaddr, NetworkHandle, PeerId, PresenceInput, Verdict};
+use libp2p::Swarm;
+use libp2p::gossipsub::{self, IdentTopic};
+use network::{NetworkHandle, PeerId, PresenceInput, Verdict};
 use types::Wire;
 use types::gossip::{ConsensusMessage, Topic};
 use types::ids::Height;
@@ -65,40 +64,6 @@ async fn reject_costs_score_and_finally_the_connection_and_ignore_costs_nothing(
     for handle in [one, two] {
         handle.shutdown().await;
     }
-}
-
-/// A gossipsub peer that sends what it likes.
-async fn hostile(target: &Multiaddr, topics: &[Topic]) -> Swarm<gossipsub::Behaviour> {
-    let settings = gossipsub::ConfigBuilder::default()
-        .protocol_id_prefix(format!("/proofmesh/{GENESIS}/meshsub"))
-        .heartbeat_initial_delay(Duration::from_millis(100))
-        .heartbeat_interval(Duration::from_millis(250))
-        .max_transmit_size(4 << 20)
-        .validation_mode(ValidationMode::Anonymous)
-        .message_id_fn(|m| MessageId::new(&m.data))
-        .build()
-        .unwrap();
-    let mut swarm = SwarmBuilder::with_new_identity()
-        .with_tokio()
-        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-        .unwrap()
-        .with_behaviour(|_| gossipsub::Behaviour::new(MessageAuthenticity::Anonymous, settings).unwrap())
-        .unwrap()
-        .with_swarm_config(|c| c.with_idle_connection_timeout(Duration::from_secs(60)))
-        .build();
-    swarm.behaviour_mut().subscribe(&IdentTopic::new("/elsewhere/1")).unwrap();
-    for topic in topics {
-        swarm.behaviour_mut().subscribe(&IdentTopic::new(topic.on_chain(&GENESIS))).unwrap();
-    }
-    swarm.dial(target.clone()).unwrap();
-    let mut subscribed = 0;
-    while subscribed < Topic::ALL.len() {
-        let event = tokio::time::timeout(SECONDS, swarm.select_next_some()).await.expect("target subscribes");
-        if let SwarmEvent::Behaviour(gossipsub::Event::Subscribed { .. }) = event {
-            subscribed += 1;
-        }
-    }
-    swarm
 }
 
 /// Publishes, and lets the swarm run for a moment.

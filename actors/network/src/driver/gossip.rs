@@ -19,6 +19,7 @@ use crate::handle::Publication;
 use crate::metrics::{TopicCounters, count};
 use crate::penalty::Fault;
 use crate::quota::Bucket;
+use crate::rates::{Arrival, Rates};
 use crate::rules::{acceptance, own_id, topic_hash};
 
 /// Presence records whose signatures are checked for one forwarding peer: 20 a second cost about two milliseconds.
@@ -54,6 +55,15 @@ impl Driver {
         let counters = self.topic_counters(topic);
         count(&mut counters.received);
         counters.received_bytes = counters.received_bytes.saturating_add(bytes as u64);
+        let arrival = self.arrive(source, topic, bytes);
+        if arrival != Arrival::Fine {
+            count(&mut self.topic_counters(topic).over_rate);
+            self.settle(id, topic, source, Verdict::Ignore);
+            if arrival == Arrival::Flood {
+                self.penalise(source, Fault::GossipFlood);
+            }
+            return;
+        }
         if topic == Topic::Presence {
             let verdict = self.judge_presence(source, &message.data);
             self.settle(id, topic, source, verdict);
@@ -84,6 +94,15 @@ impl Driver {
                 self.settle(id, topic, source, Verdict::Ignore);
             }
         }
+    }
+
+    /// Counts a message against its sender's rates. What a peer left behind when it went is dropped.
+    fn arrive(&mut self, source: PeerId, topic: Topic, bytes: usize) -> Arrival {
+        if !self.peers.contains_key(&source) {
+            return Arrival::Refused;
+        }
+        let now = Instant::now();
+        self.gossip_rates.entry(source).or_insert_with(|| Rates::new(now)).arrive(topic, bytes, now)
     }
 
     /// The node's verdict on a message it was given.

@@ -71,6 +71,7 @@ impl Driver {
         self.book.disconnected(&peer, Instant::now());
         self.outbound.disconnected(&peer);
         self.presence_rates.remove(&peer);
+        self.gossip_rates.remove(&peer);
         if self.lanes.peers.try_send(PeerEvent::Disconnected { peer }).is_err() {
             debug!(peer = %peer, "peer event dropped");
         }

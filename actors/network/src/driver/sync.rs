@@ -17,6 +17,7 @@ use crate::event::{ReplyToken, Request, Verdict};
 use crate::handle::OutgoingRequest;
 use crate::metrics::count;
 use crate::penalty::Fault;
+use crate::quota::{Admission, Kind};
 use crate::requests::Intake;
 
 type SyncEvent = Event<Vec<u8>, Vec<u8>>;
@@ -60,13 +61,21 @@ impl Driver {
         match event {
             Event::Message { peer, message: Message::Request { request_id, request, channel }, .. } => {
                 count(&mut self.metrics.requests_in_total);
+                if request.is_empty() {
+                    drop(channel);
+                    self.count_request(peer, Kind::Odd);
+                    return;
+                }
                 match SyncRequest::from_bytes(&request) {
                     Ok(request) => {
                         let intake = self.inbound.take(peer, &request, request_id, channel, Instant::now());
                         self.admit(peer, request, intake);
                     }
                     // A dropped channel ends the stream without an answer: a newer node sees "not supported".
-                    Err(types::TypeError::UnknownVersion { .. }) => drop(channel),
+                    Err(types::TypeError::UnknownVersion { .. }) => {
+                        drop(channel);
+                        self.count_request(peer, Kind::Odd);
+                    }
                     Err(error) => {
                         debug!(peer = %peer, %error, "malformed request");
                         drop(channel);
@@ -100,6 +109,18 @@ impl Driver {
         }
     }
 
+    /// Books a request that gets no answer of its kind; whether it was within the quota.
+    fn count_request(&mut self, peer: PeerId, kind: Kind) -> bool {
+        match self.inbound.count(peer, kind, Instant::now()) {
+            Admission::Granted => true,
+            Admission::Wait(_) => false,
+            Admission::Flood(_) => {
+                self.penalise(peer, Fault::RequestFlood);
+                false
+            }
+        }
+    }
+
     fn admit(&mut self, peer: PeerId, request: SyncRequest, intake: Intake) {
         let (channel, bytes) = match intake {
             Intake::Granted(token) => {
@@ -128,8 +149,10 @@ impl Driver {
 
     pub(super) fn on_peer_list(&mut self, event: SyncEvent) {
         match event {
-            Event::Message { peer, message: Message::Request { channel, .. }, .. } => {
-                if self.inbound.may_list_peers(peer, Instant::now()) {
+            Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+                if !request.is_empty() {
+                    self.penalise(peer, Fault::InvalidRequest);
+                } else if self.count_request(peer, Kind::Peers) {
                     let records = self.book.share(PRESENCE_LIST_MAX, &peer, wall_clock());
                     let bytes = PresenceList { records }.to_bytes();
                     if self.swarm.behaviour_mut().peers.send_response(channel, bytes).is_err() {

@@ -12,10 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use libp2p::gossipsub::{self, IdentTopic, MessageAuthenticity, MessageId, ValidationMode};
+use libp2p::swarm::SwarmEvent;
+use libp2p::{Swarm, SwarmBuilder, noise, tcp, yamux};
 use network::{Event, Events, GossipMessage, Multiaddr, Network, NetworkConfig, NetworkHandle, PresenceInput, Verdict};
 use tokio::task::JoinHandle;
 use types::block::{Block, HEADER_VERSION, Header};
-use types::gossip::{ConsensusMessage, ProposalMessage, TxMessage};
+use types::gossip::{ConsensusMessage, ProposalMessage, Topic, TxMessage};
 use types::ids::{BlockId, Digest, GenesisHash, Height, JobId, Round, StateRoot, StatementDigest, TimeMs, TxId};
 use types::keys::SecretKey;
 use types::transaction::AvailabilitySig;
@@ -193,4 +197,39 @@ pub(crate) fn verdict(n: u8, height: u64) -> GossipMessage {
 /// One message of each topic that the node judges.
 pub(crate) fn one_of_each(n: u8, height: u64) -> [GossipMessage; 4] {
     [vote(n, height), block(n, height), tx(n, height), verdict(n, height)]
+}
+
+/// A gossipsub peer that sends what it likes.
+pub(crate) async fn hostile(target: &Multiaddr, topics: &[Topic]) -> Swarm<gossipsub::Behaviour> {
+    let settings = gossipsub::ConfigBuilder::default()
+        .protocol_id_prefix(format!("/proofmesh/{GENESIS}/meshsub"))
+        .heartbeat_initial_delay(Duration::from_millis(100))
+        .heartbeat_interval(Duration::from_millis(250))
+        .max_transmit_size(4 << 20)
+        .validation_mode(ValidationMode::Anonymous)
+        .message_id_fn(|m| MessageId::new(&m.data))
+        .build()
+        .unwrap();
+    let mut swarm = SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|_| gossipsub::Behaviour::new(MessageAuthenticity::Anonymous, settings).unwrap())
+        .unwrap()
+        .with_swarm_config(|c| c.with_idle_connection_timeout(Duration::from_secs(60)))
+        .build();
+    swarm.behaviour_mut().subscribe(&IdentTopic::new("/elsewhere/1")).unwrap();
+    for topic in topics {
+        swarm.behaviour_mut().subscribe(&IdentTopic::new(topic.on_chain(&GENESIS))).unwrap();
+    }
+    swarm.dial(target.clone()).unwrap();
+    let mut subscribed = 0;
+    while subscribed < Topic::ALL.len() {
+        let event =
+            tokio::time::timeout(Duration::from_secs(10), swarm.select_next_some()).await.expect("target subscribes");
+        if let SwarmEvent::Behaviour(gossipsub::Event::Subscribed { .. }) = event {
+            subscribed += 1;
+        }
+    }
+    swarm
 }
