@@ -75,8 +75,6 @@ impl Rpc {
         }
     }
 
-<<<<<<< HEAD
-=======
     /// Calls a method that the node must refuse; returns the whole error object.
     ///
     /// # Errors
@@ -100,7 +98,6 @@ impl Rpc {
         Ok((status, serde_json::from_slice(&answer).with_context(odd)?))
     }
 
->>>>>>> 32580d3f7d1783a6b8832515b90c9774fa4931a3
     fn exchange(&self, verb: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
         let lost = || format!("talking to http://{}", self.address);
         let mut stream = TcpStream::connect_timeout(&self.address, CONNECT).with_context(lost)?;
@@ -111,11 +108,6 @@ impl Rpc {
             self.address,
             body.len()
         );
-<<<<<<< HEAD
-        stream.write_all(&[head.as_bytes(), body].concat()).with_context(lost)?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_MAX).read_to_end(&mut answer).with_context(lost)?;
-=======
         // A node that refuses a long body may answer and close before all of it is sent; then the answer counts.
         let sent = stream.write_all(&[head.as_bytes(), body].concat());
         let mut answer = Vec::new();
@@ -124,7 +116,6 @@ impl Rpc {
             sent.with_context(lost)?;
             read.with_context(lost)?;
         }
->>>>>>> 32580d3f7d1783a6b8832515b90c9774fa4931a3
         let end = answer.windows(4).position(|w| w == b"\r\n\r\n").with_context(lost)?;
         let head = String::from_utf8_lossy(answer.get(..end).unwrap_or_default()).into_owned();
         let status = head.split_whitespace().nth(1).and_then(|word| word.parse().ok()).with_context(lost)?;

@@ -160,9 +160,16 @@ fn unpack_frame(frame: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
 /// # Errors
 /// Every [`EnvelopeError`].
 pub fn decode(blob: &[u8]) -> Result<CairoProof, EnvelopeError> {
-    let bytes = unpack(blob)?;
+    decode_bytes(&unpack(blob)?)
+}
+
+/// Decodes the bincode bytes of a proof: every byte consumed, the same bytes when encoded again.
+///
+/// # Errors
+/// [`EnvelopeError::Malformed`] or [`EnvelopeError::NotCanonical`].
+pub fn decode_bytes(bytes: &[u8]) -> Result<CairoProof, EnvelopeError> {
     let proof: CairoProof =
-        codec().deserialize(&bytes).map_err(|e| EnvelopeError::Malformed { detail: e.to_string() })?;
+        codec().deserialize(bytes).map_err(|e| EnvelopeError::Malformed { detail: e.to_string() })?;
     if proof_bytes(&proof)? != bytes {
         return Err(EnvelopeError::NotCanonical);
     }

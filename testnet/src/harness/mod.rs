@@ -6,14 +6,10 @@
 mod adversary;
 pub mod audit;
 mod cluster;
-<<<<<<< HEAD
 pub mod customer;
 pub mod disk;
 mod genesis;
 pub mod links;
-=======
-mod genesis;
->>>>>>> 32580d3f7d1783a6b8832515b90c9774fa4931a3
 mod process;
 pub mod trial;
 

@@ -10,11 +10,11 @@
 //! nowhere else, to show that the invariants of `judge` have teeth.
 
 mod actions;
-mod dice;
+pub(crate) mod dice;
 mod duties;
 mod judge;
 mod node;
-mod users;
+pub(crate) mod users;
 mod world;
 
 use std::fmt;

@@ -13,9 +13,9 @@ use types::transaction::{Action, AvailabilitySig, SenderTx, SignedTx, Transactio
 use super::dice::Dice;
 
 /// Wall clock at virtual time 0, milliseconds.
-pub(super) const EPOCH_MS: u64 = 1_700_000_000_000;
+pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
 /// Users in the simulation.
-pub(super) const USERS: usize = 3;
+pub(crate) const USERS: usize = 3;
 
 fn key(role: u8, n: usize) -> SecretKey {
     let mut seed = [role; 32];
@@ -26,27 +26,27 @@ fn key(role: u8, n: usize) -> SecretKey {
 }
 
 /// Consensus key of a node.
-pub(super) fn validator(n: usize) -> SecretKey {
+pub(crate) fn validator(n: usize) -> SecretKey {
     key(1, n)
 }
 
 /// Account of a node's validator.
-pub(super) fn owner(n: usize) -> SecretKey {
+pub(crate) fn owner(n: usize) -> SecretKey {
     key(2, n)
 }
 
 /// Prover key of a node.
-pub(super) fn prover(n: usize) -> SecretKey {
+pub(crate) fn prover(n: usize) -> SecretKey {
     key(3, n)
 }
 
 /// A user.
-pub(super) fn user(n: usize) -> SecretKey {
+pub(crate) fn user(n: usize) -> SecretKey {
     key(4, n)
 }
 
 /// The genesis of a network of `nodes`, with times short enough for a run of seconds.
-pub(super) fn genesis(nodes: usize) -> Genesis {
+pub(crate) fn genesis(nodes: usize) -> Genesis {
     let params = Params {
         block_ms: 200,
         empty_block_ms: 600,
@@ -90,12 +90,12 @@ pub(super) fn genesis(nodes: usize) -> Genesis {
 }
 
 /// Signs an action.
-pub(super) fn sign(genesis: GenesisHash, sender: &SecretKey, nonce: u64, now: TimeMs, action: Action) -> SignedTx {
+pub(crate) fn sign(genesis: GenesisHash, sender: &SecretKey, nonce: u64, now: TimeMs, action: Action) -> SignedTx {
     SenderTx { genesis, sender: sender.public(), nonce, expires_ms: now.plus(60_000), trace: 0, action }.sign(sender)
 }
 
 /// A transfer.
-pub(super) fn transfer(genesis: GenesisHash, from: usize, nonce: u64, now: TimeMs, dice: &mut Dice) -> Transaction {
+pub(crate) fn transfer(genesis: GenesisHash, from: usize, nonce: u64, now: TimeMs, dice: &mut Dice) -> Transaction {
     let to: PublicKey = user(dice.index(USERS)).public();
     let amount = Amount(u128::from(dice.between(1, 50)));
     Transaction::Signed(sign(genesis, &user(from), nonce, now, Action::Transfer { to, amount }))
@@ -103,7 +103,7 @@ pub(super) fn transfer(genesis: GenesisHash, from: usize, nonce: u64, now: TimeM
 
 /// A job with the availability signatures that its submission needs. One in four carries an idempotency key that may come
 /// again with the same content.
-pub(super) fn job(
+pub(crate) fn job(
     genesis: GenesisHash,
     from: usize,
     nonce: u64,

@@ -281,9 +281,6 @@ fn check_place(state: &MempoolState, tx: &Transaction) -> Result<(), ApiError> {
             return Err(full("transactions of one sender waiting on this node", own.len(), PER_SENDER_MAX));
         }
     }
-<<<<<<< HEAD
-    if !state.wiring.verified.verify(signed) {
-=======
     let chain = state.wiring.genesis_hash;
     if signed.content.genesis != chain {
         let message = format!(
@@ -292,8 +289,7 @@ fn check_place(state: &MempoolState, tx: &Transaction) -> Result<(), ApiError> {
         );
         return Err(ApiError::field(TxCode::WrongChain.name(), "genesis", signed.content.genesis, chain, message));
     }
-    if !signed.verify(&chain) {
->>>>>>> 32580d3f7d1783a6b8832515b90c9774fa4931a3
+    if !state.wiring.verified.verify(signed) {
         let message = "the signature does not verify for the sender and this chain; sign it again";
         return Err(ApiError::field(
             TxCode::BadSignature.name(),

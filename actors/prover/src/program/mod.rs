@@ -7,6 +7,8 @@ mod cairo0;
 mod cairo1;
 mod pie;
 
+use std::panic::catch_unwind;
+
 use cairo_lang_casm::hints::Hint;
 use cairo_lang_utils::unordered_hash_map::UnorderedHashMap;
 use cairo_program_runner_lib::hints::compute_program_hash_chain;
@@ -20,6 +22,7 @@ use types::felt::Felt;
 use types::job::{HashFunction, ProgramKind};
 
 use crate::error::ProgramError;
+use crate::runner::panic_text;
 use crate::{felt, hash, limits};
 
 /// The version of the bootloader that enters every program hash.
@@ -72,9 +75,19 @@ struct Shape {
 impl Program {
     /// Loads a program file.
     ///
+    /// The libraries' loaders panic on some malformed files (cairo-vm on a word of one letter, for one); such a
+    /// file is malformed like any other.
+    ///
     /// # Errors
     /// [`ProgramError`] naming the part that is wrong or over its bound.
     pub fn load(bytes: &[u8]) -> Result<Self, ProgramError> {
+        catch_unwind(|| Self::recognise(bytes)).unwrap_or_else(|panic| {
+            let detail = format!("its loader fails: {}", panic_text(&panic));
+            Err(ProgramError::malformed("program", detail))
+        })
+    }
+
+    fn recognise(bytes: &[u8]) -> Result<Self, ProgramError> {
         if bytes.len() > limits::PROGRAM_BYTES_MAX {
             return Err(ProgramError::too_large("program", limits::PROGRAM_BYTES_MAX, "bytes"));
         }

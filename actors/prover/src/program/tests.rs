@@ -115,3 +115,12 @@ fn a_pie_whose_segments_span_too_much_is_refused() {
         zip_of(&[("version.json", br#"{"cairo_pie": "1.1"}"#), ("metadata.json", metadata.to_string().as_bytes())]);
     assert!(matches!(refused(&bytes), ProgramError::TooLarge { field: "metadata.json segment sizes", .. }));
 }
+
+#[test]
+fn a_loader_that_panics_is_a_malformed_file() {
+    let mut file: serde_json::Value = serde_json::from_slice(&crate::sample::fibonacci(5)).unwrap();
+    file["data"][0] = "0".into();
+    let error = Program::load(&serde_json::to_vec(&file).unwrap()).unwrap_err();
+    assert!(matches!(error, ProgramError::Malformed { .. }), "{error}");
+    assert!(error.to_string().contains("its loader fails"), "{error}");
+}
