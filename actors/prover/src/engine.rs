@@ -7,11 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use cairo_air::CairoProofForRustVerifier;
 use proof::policy;
 use stwo::core::pcs::PcsConfig;
 use stwo::core::poly::circle::CanonicCoset;
-use stwo::core::utils::MaybeOwned;
 use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleChannel;
 use stwo::prover::CommitmentTreeProver;
 use stwo::prover::backend::simd::SimdBackend;
@@ -21,7 +19,7 @@ use stwo::prover::poly::twiddles::TwiddleTree;
 use stwo_cairo_adapter::adapter::adapt;
 use stwo_cairo_adapter::{ExecutionResources, ProverInput};
 use stwo_cairo_common::preprocessed_columns::preprocessed_trace::PreProcessedTrace;
-use stwo_cairo_prover::prover::{ChannelHash, ProverParameters, prove_cairo_with_precompute};
+use stwo_cairo_prover::prover::{ChannelHash, ProverParameters};
 use stwo_cairo_prover::witness::preprocessed_trace::gen_trace;
 use thiserror::Error;
 use types::felt::Felt;
@@ -30,6 +28,7 @@ use types::statement::Statement;
 
 use crate::args::Arguments;
 use crate::error::ProgramError;
+use crate::flow;
 use crate::memory::{self, Estimate};
 use crate::program::Program;
 use crate::runner::{RunError, RunRequest, panic_text, run};
@@ -254,20 +253,8 @@ impl Engine {
             warm.twiddles_log = estimate.domain_log;
         }
         let warm = &*warm;
-        let result = guarded("proving", || {
-            clock.follow(|| {
-                prove_cairo_with_precompute::<Blake2sMerkleChannel>(
-                    &warm.pool,
-                    &warm.twiddles,
-                    Arc::clone(&warm.trace),
-                    MaybeOwned::Borrowed(&warm.tree),
-                    input,
-                    ProverParameters { store_polynomials_coefficients, ..parameters() },
-                )
-                .map(CairoProofForRustVerifier::from)
-                .map_err(|e| e.to_string())
-            })
-        });
+        let parameters = ProverParameters { store_polynomials_coefficients, ..parameters() };
+        let result = guarded("proving", || flow::prove(warm, input, parameters, clock));
         if (result.is_err() || estimate.bytes > POOL_BYTES_KEPT)
             && let Some(warm) = self.warm.as_mut()
         {
