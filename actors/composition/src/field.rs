@@ -28,6 +28,15 @@ impl Base {
     }
 }
 
+impl Extension {
+    /// `self * other`, in less than half the time where `other` is in the base field in all rows.
+    #[inline(always)]
+    pub(crate) fn times_mostly_base(self, other: Self) -> Self {
+        let Self([first, rest @ ..]) = other;
+        if lanes::all_zero(rest.map(|coordinate| coordinate.0)) { self * first } else { self * other }
+    }
+}
+
 impl From<BaseField> for Base {
     #[inline(always)]
     fn from(value: BaseField) -> Self {
@@ -314,6 +323,9 @@ mod tests {
         assert_eq!(unpacked(x - y), each(&|a, b| a - b));
         assert_eq!(unpacked(-x), each(&|a, _| -a));
         assert_eq!(unpacked(x * y.0[2]), each(&|a, b| a * b.to_m31_array()[2]));
+        assert_eq!(unpacked(x.times_mostly_base(y)), each(&|a, b| a * b));
+        let base = Extension::from(y.0[2]);
+        assert_eq!(unpacked(x.times_mostly_base(base)), each(&|a, b| a * b.to_m31_array()[2]));
         assert_eq!(unpacked(x + y.0[1]), each(&|a, b| a + b.to_m31_array()[1]));
         assert_eq!(unpacked(x * b[3]), each(&|a, _| a * b[3]));
         assert_eq!(unpacked(y.0[3] * a[5]), each(&|_, b| a[5] * b.to_m31_array()[3]));

@@ -10,8 +10,8 @@ use stwo::prover::backend::simd::m31::PackedBaseField;
 mod wide {
     use std::arch::x86_64::{
         __m512i, _mm512_add_epi32, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_mask_blend_epi32,
-        _mm512_mask_movehdup_ps, _mm512_mask_moveldup_ps, _mm512_min_epu32, _mm512_mul_epu32, _mm512_set1_epi32,
-        _mm512_srli_epi32, _mm512_srli_epi64, _mm512_sub_epi32,
+        _mm512_mask_movehdup_ps, _mm512_mask_moveldup_ps, _mm512_min_epu32, _mm512_mul_epu32, _mm512_or_si512,
+        _mm512_set1_epi32, _mm512_srli_epi32, _mm512_srli_epi64, _mm512_sub_epi32, _mm512_test_epi32_mask,
     };
 
     use stwo::core::fields::m31::P;
@@ -61,6 +61,16 @@ mod wide {
 
     #[allow(unsafe_code, reason = "instructions of the CPU level this is built for")]
     #[inline(always)]
+    pub(super) fn all_zero([a, b, c]: [PackedBaseField; 3]) -> bool {
+        // SAFETY: AVX-512F is in the target's features.
+        unsafe {
+            let any = _mm512_or_si512(_mm512_or_si512(raw(a), raw(b)), raw(c));
+            _mm512_test_epi32_mask(any, any) == 0
+        }
+    }
+
+    #[allow(unsafe_code, reason = "instructions of the CPU level this is built for")]
+    #[inline(always)]
     pub(super) fn blend(even: PackedBaseField, odd: PackedBaseField) -> PackedBaseField {
         // SAFETY: AVX-512F is in the target's features.
         packed(unsafe { _mm512_mask_blend_epi32(ODD, raw(even), raw(odd)) })
@@ -71,8 +81,8 @@ mod wide {
 mod wide {
     use std::arch::x86_64::{
         __m256i, _mm256_add_epi32, _mm256_blend_epi32, _mm256_castps_si256, _mm256_castsi256_ps, _mm256_min_epu32,
-        _mm256_movehdup_ps, _mm256_moveldup_ps, _mm256_mul_epu32, _mm256_set1_epi32, _mm256_srli_epi32,
-        _mm256_srli_epi64, _mm256_sub_epi32,
+        _mm256_movehdup_ps, _mm256_moveldup_ps, _mm256_mul_epu32, _mm256_or_si256, _mm256_set1_epi32,
+        _mm256_srli_epi32, _mm256_srli_epi64, _mm256_sub_epi32, _mm256_testz_si256,
     };
 
     use stwo::core::fields::m31::P;
@@ -126,6 +136,18 @@ mod wide {
 
     #[allow(unsafe_code, reason = "instructions of the CPU level this is built for")]
     #[inline(always)]
+    pub(super) fn all_zero(vectors: [PackedBaseField; 3]) -> bool {
+        let [[a, b], [c, d], [e, f]] = vectors.map(raw);
+        // SAFETY: AVX2 is in the target's features.
+        unsafe {
+            let any =
+                _mm256_or_si256(_mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d)), _mm256_or_si256(e, f));
+            _mm256_testz_si256(any, any) == 1
+        }
+    }
+
+    #[allow(unsafe_code, reason = "instructions of the CPU level this is built for")]
+    #[inline(always)]
     pub(super) fn blend(even: PackedBaseField, odd: PackedBaseField) -> PackedBaseField {
         let ([a0, a1], [b0, b1]) = (raw(even), raw(odd));
         // SAFETY: AVX2 is in the target's features.
@@ -146,6 +168,10 @@ mod wide {
         PackedBaseField::broadcast(BaseField::from_u32_unchecked(value))
     }
 
+    pub(super) fn all_zero(vectors: [PackedBaseField; 3]) -> bool {
+        vectors.iter().all(num_traits::Zero::is_zero)
+    }
+
     pub(super) fn blend(even: PackedBaseField, odd: PackedBaseField) -> PackedBaseField {
         let (mut lanes, odd) = (even.to_array(), odd.to_array());
         lanes.iter_mut().zip(odd).skip(1).step_by(2).for_each(|(lane, value)| *lane = value);
@@ -163,6 +189,12 @@ pub(crate) fn mul(a: PackedBaseField, b: PackedBaseField) -> PackedBaseField {
 #[inline(always)]
 pub(crate) fn broadcast(value: BaseField) -> PackedBaseField {
     wide::broadcast(value.0)
+}
+
+/// Whether all lanes hold the number zero, written as zero: a `false` may be wrong, as the modulus stands for zero, too.
+#[inline(always)]
+pub(crate) fn all_zero(vectors: [PackedBaseField; 3]) -> bool {
+    wide::all_zero(vectors)
 }
 
 /// Lanes with an even number of `even`, the others of `odd`.

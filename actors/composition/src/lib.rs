@@ -227,7 +227,7 @@ fn add_quotients<E: FrameworkEval + Sync>(
                 let quotient = row.sum * Base::from(inverses[index >> half_log]);
                 lookups = row.lookups;
                 for (column, value) in [&mut *first, second, third, fourth].into_iter().zip(quotient.0) {
-                    column[at] = column[at] + value.0;
+                    column[at] += value.0;
                 }
             }
         });

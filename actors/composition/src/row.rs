@@ -117,7 +117,11 @@ impl EvalAtRow for Row<'_> {
     #[inline]
     fn write_logup_frac(&mut self, fraction: Lookup) {
         match self.lookups.last_mut() {
-            Some(first) if self.open => *first = *first + fraction,
+            Some(first) if self.open => {
+                first.numerator = fraction.denominator.times_mostly_base(first.numerator)
+                    + first.denominator.times_mostly_base(fraction.numerator);
+                first.denominator = first.denominator * fraction.denominator;
+            }
             _ => self.lookups.push(fraction),
         }
         self.open = !self.open;

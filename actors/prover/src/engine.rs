@@ -33,11 +33,15 @@ use crate::memory::{self, Estimate};
 use crate::program::Program;
 use crate::runner::{RunError, RunRequest, panic_text, run};
 use crate::stages::{Clock, Observer, PhasesMs, Stage};
+use crate::worker;
 
 /// Smallest domain that twiddles are made for, as a power of two: the preprocessed columns need it.
 const TWIDDLES_LOG_MIN: u32 = 22;
 /// Column buffers kept for the next proof are dropped when a proof that needed more than this has used them, in bytes.
 const POOL_BYTES_KEPT: u64 = 4 << 30;
+/// Before a proof that is expected to take more than this, memory is handed back that smaller pieces keep in parts: for
+/// smaller proofs that costs more time than it is worth.
+const TRIM_FROM_BYTES: u64 = 3 << 30;
 
 /// A proof to make.
 #[derive(Clone, Debug)]
@@ -163,6 +167,8 @@ impl Engine {
     pub fn warm_up(&mut self) {
         if self.warm.is_none() {
             self.warm = Some(Warm::new(TWIDDLES_LOG_MIN));
+            // A third of what is held now is left over from making the tables.
+            worker::give_memory_back();
         }
     }
 
@@ -210,6 +216,9 @@ impl Engine {
         let estimate = memory::estimate(&ExecutionResources::from_prover_input(&input), total_steps);
         if let Some(limit) = memory_limit.filter(|limit| estimate.bytes_lean > *limit) {
             return Err(ProveError::Memory { needed: estimate.bytes_lean, limit });
+        }
+        if estimate.bytes > TRIM_FROM_BYTES {
+            worker::give_memory_back();
         }
         let store_coefficients = memory_limit.is_none_or(|limit| estimate.bytes <= limit);
         let proof = self.prove_input(input, &estimate, store_coefficients, &clock)?;
