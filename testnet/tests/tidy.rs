@@ -22,7 +22,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("proof", &["types"]),
     ("storage", &["types"]),
     ("network", &["types"]),
-    ("prover", &["types", "proof"]),
+    ("composition", &[]),
+    ("prover", &["types", "proof", "composition"]),
     ("engine", &["types", "consensus", "ledger", "proof", "storage", "network", "prover"]),
     ("proofmesh", &["types", "consensus", "ledger", "proof", "storage", "network", "prover", "engine"]),
     ("testnet", &["types", "consensus", "ledger", "proof", "storage", "network", "prover", "engine", "proofmesh"]),
@@ -43,7 +44,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("ocl", &[]),
     ("ractor", &["engine"]),
     ("rand*", &["testnet"]),
-    ("rayon", &["prover"]),
+    ("rayon", &["composition", "prover"]),
     ("rocksdb", &["storage"]),
     ("seccompiler", &["prover"]),
     ("stwo-cairo-adapter", &["prover"]),
@@ -51,7 +52,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("tokio*", &["network", "prover", "engine", "proofmesh", "testnet"]),
 ];
 
-/// Features that make a verifier a prover; only the crate `prover` may ask for them.
+/// Features that make a verifier a prover; only the crates `prover` and `composition` may ask for them.
 const PROVER_FEATURES: &[&str] = &["prover", "parallel"];
 
 /// What may not be named in `protocol/` outside tests: paths below `std`.
@@ -210,8 +211,12 @@ fn check_manifests(metadata: &Value) -> Vec<String> {
             }
             let features = dependency["features"].as_array().map(Vec::as_slice).unwrap_or_default();
             for feature in features.iter().filter_map(Value::as_str) {
-                if name != "prover" && used.starts_with("stwo") && PROVER_FEATURES.contains(&feature) {
-                    violations.push(format!("{name} asks {used} for the feature {feature}: only prover may"));
+                if !matches!(name, "prover" | "composition")
+                    && used.starts_with("stwo")
+                    && PROVER_FEATURES.contains(&feature)
+                {
+                    violations
+                        .push(format!("{name} asks {used} for the feature {feature}: only the prover's crates may"));
                 }
             }
         }

@@ -53,6 +53,8 @@ pub struct ProverConfig {
     pub memory_bytes: u64,
     /// Warm data is dropped after this long without a job, ms.
     pub idle_ms: u64,
+    /// Whether the worker makes its tables when the node starts, not with its first job.
+    pub warm_at_start: bool,
 }
 
 /// Configuration of the executor child.

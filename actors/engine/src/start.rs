@@ -291,7 +291,14 @@ fn app(config: &EngineConfig, layout: &Layout, wiring: &Wiring, status: watch::S
         worker.threads = p.threads;
         worker.idle_limit = Duration::from_millis(p.idle_ms);
         let (wiring, key) = (wiring.clone(), p.key.clone());
-        let args = ProverArgs { wiring, key, worker, memory_bytes: p.memory_bytes, status: Arc::new(status) };
+        let args = ProverArgs {
+            wiring,
+            key,
+            worker,
+            memory_bytes: p.memory_bytes,
+            warm: p.warm_at_start,
+            status: Arc::new(status),
+        };
         children.push(Child::new("prover", move || (Prover, args.clone())));
     }
     children.push(Child::of("scheduler", wiring, || Scheduler));

@@ -1,7 +1,8 @@
 //! Measurements of the Cairo path, and a comparison with the plain library calls under the same settings.
 //!
-//! Runs in the calling process, without a sandbox: the programs are our own. Tables are warm before the first run.
-//! Every run has another prover key, so another proof of work: its time is geometric, the median is what counts.
+//! Runs in the calling process, without a sandbox: the programs are our own. The allocator is set as in a worker, and
+//! tables are warm before the first run. Every run has another prover key, so another proof of work: its time is geometric,
+//! so the median over many runs is what counts.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -50,13 +51,19 @@ pub struct Case {
     pub backend: &'static str,
     /// Security of the parameters under the conjecture, in bits.
     pub security_bits: f64,
+    /// Runs measured, each with an input of its own.
+    pub inputs: usize,
     /// Median time from request to checked proof, in milliseconds.
     pub total_ms: f64,
+    /// Time that 99 of 100 runs stay within, in milliseconds; the longest of fewer.
+    pub p99_ms: f64,
+    /// Median time without the proof of work before the queries, in milliseconds: comparable over few runs.
+    pub without_pow_ms: f64,
     /// Median time of each stage, in milliseconds.
     pub phases_ms: Vec<(Stage, u64)>,
-    /// Proof before compression, in bytes.
+    /// Proof before compression, median, in bytes.
     pub proof_bytes: u64,
-    /// Proof in its envelope, in bytes.
+    /// Proof in its envelope, median, in bytes.
     pub proof_bytes_zstd: u64,
     /// Median time of the strict verification, in milliseconds.
     pub verify_ms: f64,
@@ -91,6 +98,10 @@ pub fn cairo(options: &BenchOptions, mut progress: impl FnMut(usize, usize)) -> 
     options.steps.iter().enumerate().map(|(i, steps)| case(*steps, options, |run| progress(i, run))).collect()
 }
 
+/// tmp
+pub fn keep() {
+    worker::keep_memory();
+}
 fn case(steps: u64, options: &BenchOptions, mut progress: impl FnMut(usize)) -> Result<Case, BenchError> {
     let program = sample::fibonacci(steps.saturating_sub(BOOTLOADER_STEPS) / sample::FIBONACCI_STEPS_PER_ROUND);
     let statement = local_statement(&program, None, None).map_err(ProveError::from)?;
@@ -99,12 +110,15 @@ fn case(steps: u64, options: &BenchOptions, mut progress: impl FnMut(usize)) -> 
     // The first proof fills the pool of column buffers.
     prove(&mut engine, &statement, &program, 0)?;
     reset_peak();
-    let (mut ours, mut stock, mut verify, mut proofs) = (vec![], vec![], vec![], vec![]);
+    let (mut ours, mut without_pow, mut stock, mut verify, mut proofs) = (vec![], vec![], vec![], vec![], vec![]);
     for run in 0..options.runs.max(1) {
         progress(run);
         let since = Instant::now();
         let proven = prove(&mut engine, &statement, &program, run.saturating_add(1))?;
-        ours.push(since.elapsed().as_secs_f64() * 1000.0);
+        let total = since.elapsed().as_secs_f64() * 1000.0;
+        let pow = proven.phases_ms.iter().find(|(stage, _)| *stage == Stage::ProofOfWork).map_or(0, |(_, ms)| *ms);
+        ours.push(total);
+        without_pow.push(total - f64::from(u32::try_from(pow).unwrap_or(u32::MAX)));
         verify.push(f64::from(u32::try_from(proven.verify_us).unwrap_or(u32::MAX)) / 1000.0);
         if options.against_stock {
             let since = Instant::now();
@@ -119,15 +133,18 @@ fn case(steps: u64, options: &BenchOptions, mut progress: impl FnMut(usize)) -> 
         steps: last.total_steps,
         backend: "simd",
         security_bits: proof::policy::figures().query_bits,
-        total_ms: median(&mut ours),
+        inputs: ours.len(),
+        without_pow_ms: quantile(&mut without_pow, 50),
+        p99_ms: quantile(&mut ours, 99),
+        total_ms: quantile(&mut ours, 50),
         phases_ms: phases(&proofs),
-        proof_bytes: last.proof_bytes,
-        proof_bytes_zstd: u64::try_from(last.blob.len()).unwrap_or(u64::MAX),
-        verify_ms: median(&mut verify),
+        proof_bytes: middle(proofs.iter().map(|proof| proof.proof_bytes)),
+        proof_bytes_zstd: middle(proofs.iter().map(|proof| u64::try_from(proof.blob.len()).unwrap_or(u64::MAX))),
+        verify_ms: quantile(&mut verify, 50),
         verified: true,
         peak_rss_bytes,
         estimated_bytes: last.estimated_bytes,
-        stock_ms: options.against_stock.then(|| median(&mut stock)),
+        stock_ms: options.against_stock.then(|| quantile(&mut stock, 50)),
     })
 }
 
@@ -193,9 +210,17 @@ fn plain(engine: &Engine, program: &[u8], statement: &Statement, run: usize) -> 
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(text(&"panic")))
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// The value that `percent` of all stay within; zero for none.
+fn quantile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    let at = values.len().saturating_mul(percent) / 100;
+    values.get(at.min(values.len().saturating_sub(1))).copied().unwrap_or(0.0)
+}
+
+fn middle(values: impl Iterator<Item = u64>) -> u64 {
+    let mut values: Vec<u64> = values.collect();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or(0)
 }
 
 fn phases(proofs: &[Proven]) -> Vec<(Stage, u64)> {
@@ -228,11 +253,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn quantiles_are_those_of_sorted_values() {
+        let mut values: Vec<f64> = (0..200).rev().map(f64::from).collect();
+        assert_eq!((quantile(&mut values, 50), quantile(&mut values, 99)), (100.0, 198.0));
+        assert_eq!((quantile(&mut [3.0], 99), quantile(&mut [], 50)), (3.0, 0.0));
+        assert_eq!((middle([5, 1, 9].into_iter()), middle(std::iter::empty())), (5, 0));
+    }
+
+    #[test]
     fn a_case_has_all_its_figures() {
         let options = BenchOptions { steps: vec![4_000], runs: 1, against_stock: true };
         let cases = cairo(&options, |_, _| ()).unwrap();
         let [case] = cases.as_slice() else { panic!("{cases:?}") };
-        assert!(case.verified && case.total_ms > 0.0 && case.stock_ms.is_some_and(|ms| ms > 0.0));
+        assert!(case.verified && case.inputs == 1 && case.stock_ms.is_some_and(|ms| ms > 0.0));
+        assert!(case.without_pow_ms > 0.0 && case.total_ms >= case.without_pow_ms && case.p99_ms >= case.total_ms);
         assert!((3_900..4_100).contains(&case.steps), "{case:?}");
         assert!(case.proof_bytes_zstd < case.proof_bytes && case.verify_ms > 0.0 && case.peak_rss_bytes > 100 << 20);
         assert!(case.phases_ms.iter().any(|(stage, _)| *stage == Stage::Composition), "{case:?}");

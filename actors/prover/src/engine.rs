@@ -7,11 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use cairo_air::CairoProofForRustVerifier;
 use proof::policy;
 use stwo::core::pcs::PcsConfig;
 use stwo::core::poly::circle::CanonicCoset;
-use stwo::core::utils::MaybeOwned;
 use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleChannel;
 use stwo::prover::CommitmentTreeProver;
 use stwo::prover::backend::simd::SimdBackend;
@@ -21,7 +19,7 @@ use stwo::prover::poly::twiddles::TwiddleTree;
 use stwo_cairo_adapter::adapter::adapt;
 use stwo_cairo_adapter::{ExecutionResources, ProverInput};
 use stwo_cairo_common::preprocessed_columns::preprocessed_trace::PreProcessedTrace;
-use stwo_cairo_prover::prover::{ChannelHash, ProverParameters, prove_cairo_with_precompute};
+use stwo_cairo_prover::prover::{ChannelHash, ProverParameters};
 use stwo_cairo_prover::witness::preprocessed_trace::gen_trace;
 use thiserror::Error;
 use types::felt::Felt;
@@ -31,15 +29,20 @@ use types::statement::Statement;
 
 use crate::args::Arguments;
 use crate::error::ProgramError;
+use crate::flow;
 use crate::memory::{self, Estimate};
 use crate::program::Program;
 use crate::runner::{RunError, RunRequest, panic_text, run};
 use crate::stages::{Clock, Observer, PhasesMs, Stage};
+use crate::worker;
 
 /// Smallest domain that twiddles are made for, as a power of two: the preprocessed columns need it.
 const TWIDDLES_LOG_MIN: u32 = 22;
 /// Column buffers kept for the next proof are dropped when a proof that needed more than this has used them, in bytes.
 const POOL_BYTES_KEPT: u64 = 4 << 30;
+/// Before a proof that is expected to take more than this, memory is handed back that smaller pieces keep in parts: for
+/// smaller proofs that costs more time than it is worth.
+const TRIM_FROM_BYTES: u64 = 3 << 30;
 
 /// A proof to make.
 #[derive(Clone, Debug)]
@@ -191,6 +194,8 @@ impl Engine {
     pub fn warm_up(&mut self) {
         if self.warm.is_none() {
             self.warm = Some(Warm::new(TWIDDLES_LOG_MIN));
+            // A third of what is held now is left over from making the tables.
+            worker::give_memory_back();
         }
     }
 
@@ -276,6 +281,9 @@ impl Engine {
         if let Some(limit) = memory_limit.filter(|limit| estimate.bytes_lean > *limit) {
             return Err(ProveError::Memory { needed: estimate.bytes_lean, limit });
         }
+        if estimate.bytes > TRIM_FROM_BYTES {
+            worker::give_memory_back();
+        }
         let store_coefficients = memory_limit.is_none_or(|limit| estimate.bytes <= limit);
         let proof = self.prove_input(input, &estimate, store_coefficients, clock)?;
         let estimated_bytes = if store_coefficients { estimate.bytes } else { estimate.bytes_lean };
@@ -296,20 +304,8 @@ impl Engine {
             warm.twiddles_log = estimate.domain_log;
         }
         let warm = &*warm;
-        let result = guarded("proving", || {
-            clock.follow(|| {
-                prove_cairo_with_precompute::<Blake2sMerkleChannel>(
-                    &warm.pool,
-                    &warm.twiddles,
-                    Arc::clone(&warm.trace),
-                    MaybeOwned::Borrowed(&warm.tree),
-                    input,
-                    ProverParameters { store_polynomials_coefficients, ..parameters() },
-                )
-                .map(CairoProofForRustVerifier::from)
-                .map_err(|e| e.to_string())
-            })
-        });
+        let parameters = ProverParameters { store_polynomials_coefficients, ..parameters() };
+        let result = guarded("proving", || flow::prove(warm, input, parameters, clock));
         if (result.is_err() || estimate.bytes > POOL_BYTES_KEPT)
             && let Some(warm) = self.warm.as_mut()
         {

@@ -26,6 +26,7 @@ pub mod export;
 mod felt;
 #[cfg(test)]
 mod fixtures;
+mod flow;
 mod hash;
 pub mod hints;
 pub mod inspect;

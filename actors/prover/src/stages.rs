@@ -1,4 +1,4 @@
-//! What the prover is doing: stages with their times, taken from the spans that the proving library opens.
+//! What the prover is doing: stages with their times, the last ones taken from the spans that the proving library opens.
 //!
 //! A subscriber for the calling thread alone turns span names into [`Stage`]s; the node's own log is not touched.
 
@@ -85,16 +85,16 @@ impl Stage {
     pub const fn percent_before(self) -> u8 {
         match self {
             Self::Warming | Self::Running => 0,
-            Self::Adapting => 10,
-            Self::Trace => 13,
-            Self::TraceCommitment => 20,
-            Self::Interaction => 36,
-            Self::InteractionCommitment => 41,
-            Self::Composition => 52,
-            Self::Openings => 88,
-            Self::Quotients => 89,
-            Self::Fri => 93,
-            Self::ProofOfWork => 95,
+            Self::Adapting => 1,
+            Self::Trace => 2,
+            Self::TraceCommitment => 13,
+            Self::Interaction => 25,
+            Self::InteractionCommitment => 42,
+            Self::Composition => 55,
+            Self::Openings => 69,
+            Self::Quotients => 71,
+            Self::Fri => 80,
+            Self::ProofOfWork => 82,
             Self::Verifying => 98,
         }
     }
@@ -102,10 +102,6 @@ impl Stage {
     /// The stage that a span of the libraries stands for.
     fn of_span(name: &str) -> Option<Self> {
         Some(match name {
-            "Write base trace" => Self::Trace,
-            "Compute base trace commitment" => Self::TraceCommitment,
-            "Write interaction trace" => Self::Interaction,
-            "Compute interaction trace commitment" => Self::InteractionCommitment,
             "Composition" => Self::Composition,
             "Evaluate columns out of domain" => Self::Openings,
             "Compute FRI quotients" => Self::Quotients,
@@ -225,13 +221,13 @@ mod tests {
         let clock = Clock::new(Box::new(move |stage| sink.lock().unwrap().push(stage)));
         clock.enter(Stage::Running);
         clock.follow(|| {
-            let _outer = tracing::info_span!("prove_cairo").entered();
-            tracing::info_span!("Write base trace").in_scope(|| ());
+            let _outer = tracing::info_span!("prove_ex").entered();
             tracing::info_span!("Composition").in_scope(|| tracing::info_span!("Generation").in_scope(|| ()));
+            tracing::info_span!("Compute FRI quotients").in_scope(|| ());
             tracing::info_span!("Grind").in_scope(|| ());
         });
         clock.enter(Stage::Verifying);
-        let expected = [Stage::Running, Stage::Trace, Stage::Composition, Stage::ProofOfWork, Stage::Verifying];
+        let expected = [Stage::Running, Stage::Composition, Stage::Quotients, Stage::ProofOfWork, Stage::Verifying];
         assert_eq!(*seen.lock().unwrap(), expected);
         assert_eq!(clock.finish().iter().map(|(stage, _)| *stage).collect::<Vec<_>>(), expected);
     }

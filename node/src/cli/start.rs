@@ -114,6 +114,7 @@ fn engine_config(context: &Context, config: &Config, genesis: Genesis) -> Result
         threads,
         memory_bytes,
         idle_ms: config.prover.idle_s.saturating_mul(1000),
+        warm_at_start: config.prover.warm_at_start,
     });
     Ok(EngineConfig {
         home: home.root().to_path_buf(),

@@ -82,6 +82,8 @@ pub(crate) struct Prover {
     pub(crate) memory_mib: u32,
     /// Seconds without a job after which the worker's tables are dropped.
     pub(crate) idle_s: u64,
+    /// Whether the worker makes its tables when the node starts, not with its first job.
+    pub(crate) warm_at_start: bool,
     /// Largest step limit taken.
     pub(crate) steps_max: u64,
 }
@@ -125,7 +127,7 @@ impl Default for Rpc {
 
 impl Default for Prover {
     fn default() -> Self {
-        Self { threads: 0, memory_mib: 0, idle_s: 600, steps_max: 16_000_000 }
+        Self { threads: 0, memory_mib: 0, idle_s: 600, warm_at_start: true, steps_max: 16_000_000 }
     }
 }
 

@@ -36,6 +36,10 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "Memory of the prover's worker in MiB; 0 takes what the machine has. Jobs that need more are declined.",
     ),
     ("prover.idle_s", "The worker and its tables (about 0.9 GB) are dropped after so many seconds without a job."),
+    (
+        "prover.warm_at_start",
+        "Whether the worker makes its tables when the node starts: the first job is then faster by seconds.",
+    ),
     ("prover.steps_max", "Largest step limit of a job that this prover takes."),
     ("storage.blob_budget_mib", "Disk for programs, arguments and proofs in MiB; nothing of a live job is dropped."),
     ("log.format", "text for people, json for collectors."),

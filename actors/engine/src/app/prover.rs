@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prover::worker::{Event as WorkerEvent, Job, JobError, Worker, WorkerConfig};
+use prover::worker::{Event as WorkerEvent, Job, JobError, Status, Worker, WorkerConfig};
 use prover::{ProveRequest, Proven};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
@@ -100,6 +100,8 @@ pub(crate) struct ProverArgs {
     pub(crate) worker: WorkerConfig,
     /// Memory the worker may use, bytes.
     pub(crate) memory_bytes: u64,
+    /// Whether the worker makes its tables now, so that the first proof does not wait for them.
+    pub(crate) warm: bool,
     /// What others see of it.
     pub(crate) status: Arc<watch::Sender<ProverStatusView>>,
 }
@@ -136,6 +138,10 @@ impl Actor for Prover {
         let worker = Worker::new(args.worker.clone());
         args.wiring.mail.prover.attach(myself);
         publish(&args, "idle", "no task is open for this prover".into(), None, None, worker.pid());
+        tokio::spawn(show_pid(worker.watch(), Arc::clone(&args.status)));
+        if args.warm {
+            worker.warm_up();
+        }
         Ok(ProverState { args, worker, work: None, made: None, pause_until: TimeMs(0), pause_ms: PAUSE_MS })
     }
 
@@ -164,6 +170,17 @@ impl Actor for Prover {
     async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut ProverState) -> Result<(), ActorProcessingErr> {
         state.work = None;
         Ok(())
+    }
+}
+
+/// Keeps the process id that others see at the child that there is, until the worker is gone.
+async fn show_pid(mut worker: watch::Receiver<Status>, shown: Arc<watch::Sender<ProverStatusView>>) {
+    loop {
+        let pid = worker.borrow_and_update().pid;
+        shown.send_if_modified(|view| std::mem::replace(&mut view.worker_pid, pid) != pid);
+        if worker.changed().await.is_err() {
+            return;
+        }
     }
 }
 

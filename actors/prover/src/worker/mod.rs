@@ -13,7 +13,7 @@ mod process;
 mod sandbox;
 mod wire;
 
-pub(crate) use child::keep_memory;
+pub(crate) use child::{give_memory_back, keep_memory};
 pub use error::JobError;
 pub use parent::{Event, Job, Status, Worker, WorkerState, execute, inspect};
 pub use process::WorkerConfig;

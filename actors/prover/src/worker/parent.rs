@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::engine::{ProveRequest, Proven};
 use crate::execute::{ExecuteRequest, Executed};
@@ -22,6 +22,10 @@ const EVENTS_WAITING_MAX: usize = 32;
 const WARM_UP_LIMIT: Duration = Duration::from_secs(120);
 /// Left to the rest of the machine when memory for a proof is measured, in bytes.
 const MEMORY_RESERVE: u64 = 256 << 20;
+/// What the shared tables take, in bytes.
+const WARM_BYTES: u64 = 1 << 30;
+/// How often an idle child's memory is weighed against the machine's.
+const MEMORY_LOOK: Duration = Duration::from_secs(5);
 
 /// What a prover is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +125,7 @@ impl Worker {
         Ok(Job { events, _cancel: cancel_sender })
     }
 
-    /// Starts the child and its shared tables in the background, if there is nothing else to do.
+    /// Starts the child and its shared tables in the background, if there is nothing else to do and memory to spare.
     pub fn warm_up(&self) {
         // A queue that is full has a job in it, which warms up by itself.
         let _ = self.commands.try_send(Command::WarmUp);
@@ -152,12 +156,15 @@ struct Keeper {
 
 impl Keeper {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut idle_since = Instant::now();
         loop {
-            let command = match timeout(self.config.idle_limit, commands.recv()).await {
+            let command = match timeout(self.config.idle_limit.min(MEMORY_LOOK), commands.recv()).await {
                 Ok(Some(command)) => command,
                 Ok(None) => break,
                 Err(_) => {
-                    self.rest().await;
+                    if idle_since.elapsed() >= self.config.idle_limit || !self.memory_to_spare(0) {
+                        self.rest().await;
+                    }
                     continue;
                 }
             };
@@ -180,6 +187,7 @@ impl Keeper {
                     self.settle();
                 }
             }
+            idle_since = Instant::now();
         }
         self.rest().await;
         self.status.send_modify(|status| status.state = WorkerState::Stopped);
@@ -223,7 +231,16 @@ impl Keeper {
         self.process.as_mut().ok_or_else(|| JobError::Start { detail: "no child".into() })
     }
 
+    /// Whether the machine has `bytes` and what the configuration keeps free; true where the system does not say.
+    fn memory_to_spare(&self, bytes: u64) -> bool {
+        memory::available_bytes().is_none_or(|free| free >= bytes.saturating_add(self.config.spare_bytes))
+    }
+
     async fn warm_up(&mut self) -> Result<(), JobError> {
+        if self.process.is_none() && !self.memory_to_spare(WARM_BYTES) {
+            tracing::info!("memory is short: the prover's tables are made with the first job");
+            return Ok(());
+        }
         let process = self.process().await?;
         process.call(&Request::WarmUp, WARM_UP_LIMIT, |_| ()).await.map(|_| ())
     }

@@ -62,6 +62,8 @@ pub struct WorkerConfig {
     pub silence_limit: Duration,
     /// A proving child that had no job for this long is ended, and its memory with it.
     pub idle_limit: Duration,
+    /// An idle child is ended, and none is warmed up, when the machine has less memory than this left, in bytes.
+    pub spare_bytes: u64,
 }
 
 impl WorkerConfig {
@@ -78,6 +80,7 @@ impl WorkerConfig {
             nice: 10,
             silence_limit: Duration::from_secs(300),
             idle_limit: Duration::from_secs(600),
+            spare_bytes: 512 << 20,
         }
     }
 }

@@ -204,6 +204,22 @@ async fn an_idle_worker_gives_its_memory_back() {
 }
 
 #[tokio::test]
+async fn memory_that_is_short_is_not_taken_for_tables() {
+    let (_folder, mut config) = config("worker", 16 << 30);
+    config.idle_limit = Duration::from_secs(3600);
+    config.spare_bytes = u64::MAX;
+    let worker = Worker::new(config);
+    worker.warm_up();
+    let mut stages = Vec::new();
+    worker.prove(proof(200), LONG).await.unwrap().wait(|stage| stages.push(stage)).await.unwrap();
+    assert!(stages.contains(&Stage::Warming), "the warm-up should not have been done: {stages:?}");
+    // What the job had to take is given back at the next look, long before the idle time is over.
+    let mut status = worker.watch();
+    tokio::time::timeout(LONG, status.wait_for(|status| status.pid.is_none())).await.unwrap().unwrap();
+    assert_eq!(worker.status().starts, 1);
+}
+
+#[tokio::test]
 async fn a_child_that_is_no_worker_is_an_error() {
     let (_folder, mut config) = config("", 1 << 30);
     config.environment.clear();
