@@ -115,7 +115,7 @@ fn a_flipped_bit_in_guard_or_log_ends_with_5_and_a_repaired_node_goes_on() -> Re
     let genesis: Genesis = serde_json::from_slice(&fs::read(lonely.home.join("genesis.json"))?)?;
     let verified = lonely.cli.ok(&["db", "verify", "--home", &lonely.home.display().to_string()])?;
     let next = Height(verified["height"].as_u64().context("height")? + 1);
-    let mut wal = Wal::open(Box::new(FsDir::open(&layout.wal())?), genesis.hash())?;
+    let mut wal = Wal::open(Box::new(FsDir::open(layout.wal())?), genesis.hash())?;
     wal.start(next)?;
     for kind in [consensus::TimerKind::Propose, consensus::TimerKind::Prevote] {
         let record = consensus::wal::Record::Timeout { kind, round: types::ids::Round(0) };

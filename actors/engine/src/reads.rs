@@ -200,7 +200,15 @@ fn unproved_text(task: Option<&TaskRecord>) -> String {
         return declined_text(count(reason), reason);
     }
     match task.rejections.last() {
-        Some(last) => format!("{} proofs were voted down, the last by the check {}", task.rejections.len(), last.check),
+        Some(last) => match last.check {
+            Some(check) => {
+                format!(
+                    "{} proofs got no certificate, the last was voted down by the check {check}",
+                    task.rejections.len()
+                )
+            }
+            None => format!("{} proofs got no certificate, the last for want of votes in time", task.rejections.len()),
+        },
         None => "no prover committed a proof in time; see job explain, and provers' step limits".into(),
     }
 }

@@ -46,6 +46,7 @@ fn config(home: &std::path::Path) -> EngineConfig {
             threads: 1,
             memory_bytes: 1 << 30,
             idle_ms: 1_000,
+            warm_at_start: false,
         }),
         executor: ExecutorConfig { worker_exe, memory_bytes: 1 << 30, seconds_max: 10 },
         listen: vec![format!("/ip4/127.0.0.1/tcp/{port}")],
@@ -53,6 +54,7 @@ fn config(home: &std::path::Path) -> EngineConfig {
         bootstrap: vec![],
         testnet: true,
         disk_budget_bytes: 1 << 30,
+        crossings: Default::default(),
     }
 }
 

@@ -116,6 +116,7 @@ impl TestChain {
         };
         let wiring = Wiring {
             genesis_hash: genesis.hash(),
+            verified: Arc::new(crate::verified::Verified::new(genesis.hash())),
             genesis: Arc::new(genesis),
             validator: Some(validator(1).public()),
             prover: None,
@@ -129,6 +130,7 @@ impl TestChain {
             stop: StopSignal::default(),
             prover_status: watch::channel(status).1,
             metrics: Arc::new(Metrics::new().unwrap()),
+            crossings: Default::default(),
         };
         Self { wiring, chain, home }
     }

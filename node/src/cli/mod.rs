@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use engine::Crossings;
 
-pub(crate) use output::{Output, print, print_error};
+pub(crate) use output::Output;
 
 use crate::failure::Failure;
 use crate::home::Home;

@@ -14,7 +14,7 @@ use types::job::JobSpec;
 use types::keys::PublicKey;
 use types::limits::BLOB_CHUNK_BYTES;
 use types::rpc_sync::{Request, Response};
-use types::transaction::{Action, SenderTx, SignedTx};
+use types::transaction::{Action, SenderTx, SignedTx, Transaction};
 use types::verdict::Claim;
 
 use super::identity::{self, Identity, report};
@@ -104,7 +104,14 @@ pub(super) async fn follow(cheater: Arc<Cheater>, mut events: Events) {
         match event {
             Event::Gossip(Gossip { id, message, .. }) => {
                 if let GossipMessage::Tx(message) = message {
-                    learn(&cheater, *message);
+                    match *message {
+                        TxMessage::Offer(tx) => learn(&cheater, &tx),
+                        TxMessage::Transaction(tx) => tx.signed().into_iter().for_each(|tx| learn(&cheater, tx)),
+                        TxMessage::Transactions(txs) => {
+                            txs.iter().filter_map(Transaction::signed).for_each(|tx| learn(&cheater, tx));
+                        }
+                        TxMessage::Availability { .. } => {}
+                    }
                 }
                 cheater.net.report(id, Verdict::Ignore);
             }
@@ -119,15 +126,7 @@ pub(super) async fn follow(cheater: Arc<Cheater>, mut events: Events) {
     std::process::exit(1);
 }
 
-fn learn(cheater: &Cheater, message: TxMessage) {
-    let tx = match &message {
-        TxMessage::Offer(tx) => tx,
-        TxMessage::Transaction(tx) => match tx.signed() {
-            Some(tx) => tx,
-            None => return,
-        },
-        TxMessage::Availability { .. } => return,
-    };
+fn learn(cheater: &Cheater, tx: &SignedTx) {
     let SenderTx { sender, nonce, action, .. } = &tx.content;
     match action {
         Action::SubmitJob(spec) => {

@@ -199,6 +199,7 @@ pub fn gossip() -> Vec<Vec<u8>> {
     let mut transactions: Vec<_> = transactions().into_iter().map(TxMessage::Transaction).collect();
     transactions.push(TxMessage::Availability { tx: offer.id(), signature: word });
     transactions.push(TxMessage::Offer(offer));
+    transactions.push(TxMessage::Transactions(self::transactions()));
     let mut all: Vec<_> = consensus.iter().map(|m| kind(0, m.to_bytes())).collect();
     all.push(kind(1, ProposalMessage { proposal: proposal(), block }.to_bytes()));
     all.extend(transactions.iter().map(|m| kind(2, m.to_bytes())));

@@ -86,6 +86,7 @@ fn gossip(bytes: &[u8]) {
         }
         2 => match record::<TxMessage>(bytes) {
             Some(TxMessage::Transaction(tx)) => transaction(&tx),
+            Some(TxMessage::Transactions(txs)) => txs.iter().take(16).for_each(transaction),
             Some(TxMessage::Offer(tx)) => signed(&tx),
             Some(TxMessage::Availability { tx, signature }) => {
                 signature.verify(&tx, &chain);
