@@ -46,9 +46,13 @@ pub(super) fn measure(plan: &Plan) -> Result<Vec<Entry>> {
 /// Heights and the microsecond of the day at which a node's log says they were applied.
 pub(super) fn applied(log: &Path) -> Result<Vec<(u64, u64)>> {
     let text = std::fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
-    let lines = text.lines().filter(|line| line.contains("\"block applied\""));
+    let lines = text.lines().filter(|line| line.contains("block applied"));
     let read = |line: &str| -> Option<(u64, u64)> {
-        let record: Value = serde_json::from_str(line).ok()?;
+        let Ok(record) = serde_json::from_str::<Value>(line) else {
+            // The log for people: time, level, place, message, fields.
+            let height = line.split_once(" height=")?.1.split(' ').next()?;
+            return Some((height.parse().ok()?, micros(line.split(' ').next()?)?));
+        };
         Some((record["height"].as_str()?.parse().ok()?, micros(record["timestamp"].as_str()?)?))
     };
     lines.map(|line| read(line).with_context(|| format!("a log line that is not understood: {line}"))).collect()
@@ -79,5 +83,21 @@ mod tests {
             1_000_000
         );
         assert_eq!(micros("yesterday"), None);
+    }
+
+    #[test]
+    fn both_forms_of_the_log_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let lines = [
+            r#"{"timestamp":"2026-11-20T00:00:01.000000Z","level":"INFO","message":"block applied","height":"7","txs":0}"#,
+            "2026-11-20T00:00:02.000000Z  INFO engine::safety::consensus: block applied height=8 block=ab txs=0 ms=3",
+            "2026-11-20T00:00:03.000000Z  INFO engine::net: network started",
+        ];
+        std::fs::write(&log, lines.join("\n")).unwrap();
+        let read = applied(&log).unwrap();
+        assert_eq!((read[0].0, read[1].0, read.len(), read[1].1 - read[0].1), (7, 8, 2, 1_000_000));
+        std::fs::write(&log, "block applied, but when?").unwrap();
+        assert!(applied(&log).is_err());
     }
 }

@@ -209,17 +209,17 @@ async fn send(way: Way, mut decided: watch::Receiver<Vec<u64>>, shared: Arc<Mute
         }
         let (from, to) = (next as usize, (next + room) as usize);
         let Some(batch) = ready.get(from..to) else { bail!("sender {number} has no transactions left") };
-        let at = Instant::now();
+        // Before the request: under load a block may hold a transaction before its answer is here.
+        if let Some(sent) = shared.lock().unwrap_or_else(PoisonError::into_inner).sent[number].get_mut(from..to) {
+            sent.fill(Instant::now());
+        }
         let answers = node.batch("tx_submit", batch).await?;
         let mut refused = None;
         {
             let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
             for (index, answer) in (from..).zip(&answers) {
                 match answer {
-                    Ok(_) => {
-                        shared.sent[number][index] = at;
-                        next = index as u64 + 1;
-                    }
+                    Ok(_) => next = index as u64 + 1,
                     Err(refusal) => {
                         *shared.refused.entry(refusal.code.clone()).or_default() += 1;
                         refused = Some(refusal.clone());
