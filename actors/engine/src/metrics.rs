@@ -83,8 +83,6 @@ impl Metrics {
         };
         let short = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
         let long = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
-        let transactions = IntCounter::new("proofmesh_transactions_applied_total", "Transactions in applied blocks.")?;
-        registry.register(Box::new(transactions.clone()))?;
         let refused = IntGaugeVec::new(
             Opts::new(
                 "proofmesh_mailbox_refused",
@@ -93,9 +91,6 @@ impl Metrics {
             &["actor"],
         )?;
         registry.register(Box::new(refused.clone()))?;
-        let votes =
-            IntCounterVec::new(Opts::new("consensus_votes_total", "Own verdicts on claims, by answer."), &["verdict"])?;
-        registry.register(Box::new(votes.clone()))?;
         let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
             let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(metric.clone()))?;
@@ -166,8 +161,8 @@ impl Metrics {
                 "Own proofs, from turn to checked proof.",
                 &long,
             )?,
-            transactions,
-            votes,
+            transactions: counter("proofmesh_transactions_applied_total", "Transactions in applied blocks.")?,
+            votes: counters("consensus_votes_total", "Own verdicts on claims, by answer.", &["verdict"])?,
             refused,
             registry,
         })
