@@ -22,7 +22,7 @@ const CATCH_UP: Duration = Duration::from_secs(30);
 /// Length of a program file that takes a while on a slow wire, bytes.
 const LONG_PROGRAM: u64 = 8 << 20;
 /// What a worker may still take when its limit is lowered, bytes.
-const MEMORY_LEFT: u64 = 64 << 20;
+const MEMORY_LEFT: u64 = 128 << 20;
 /// The slow wire, bytes a second.
 const SLOW: u64 = 1_000_000;
 
