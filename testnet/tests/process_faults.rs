@@ -21,6 +21,8 @@ const BLOCKS_AWAY: u64 = 1_000;
 const CATCH_UP: Duration = Duration::from_secs(30);
 /// Length of a program file that takes a while on a slow wire, bytes.
 const LONG_PROGRAM: u64 = 8 << 20;
+/// What a worker may still take when its limit is lowered, bytes.
+const MEMORY_LEFT: u64 = 128 << 20;
 /// The slow wire, bytes a second.
 const SLOW: u64 = 1_000_000;
 
@@ -189,13 +191,13 @@ fn a_worker_killed_by_the_memory_limit_costs_one_attempt() -> Result<()> {
     let job = customer::submit(&cluster, 0, &trial::wishes(1, 20_000, &[]))?;
     let (prover, worker) = trial::proving(&mut cluster, &job)?;
     let pid = Pid::from_raw(worker).context("worker's process id")?;
-    // From here on it gets no page more than it has.
+    // From here on it gets little more than it has: room for its stacks, far too little for a proof.
     let pages: u64 = std::fs::read_to_string(format!("/proc/{worker}/statm"))?
         .split_whitespace()
         .next()
         .context("statm")?
         .parse()?;
-    let limit = Some(pages * 4096);
+    let limit = Some(pages * 4096 + MEMORY_LEFT);
     rustix::process::prlimit(Some(pid), Resource::As, Rlimit { current: limit, maximum: limit })?;
     let key = cluster.ask(prover, &["job", "status", &job])?["tasks"][0]["prover"].clone();
     let view = cluster.wait_job((prover + 1) % 4, &job, trial::SETTLE)?;

@@ -19,6 +19,14 @@ fn heights(cluster: &Cluster, nodes: &[usize]) -> Vec<Option<u64>> {
     nodes.iter().map(|index| cluster.height(*index)).collect()
 }
 
+/// Waits until every node has every other for a peer, by the wires alone.
+fn connected(cluster: &mut Cluster, links: &Links) -> Result<()> {
+    for index in 0..4 {
+        cluster.wait("all peers, by the wires alone", 2 * trial::MINUTE, |c| links.check(c, index).ok())?;
+    }
+    Ok(())
+}
+
 /// A side without two thirds of the power: its heights stand still.
 fn stands_still(cluster: &Cluster, side: &[usize]) -> Result<()> {
     std::thread::sleep(LAST_WORDS);
@@ -40,9 +48,7 @@ fn a_split_network_decides_nothing_without_two_thirds_and_agrees_after_healing()
         cluster.set_launch(index, launch);
     }
     trial::start_all(&mut cluster)?;
-    for index in 0..4 {
-        cluster.wait("all peers, by the wires alone", trial::MINUTE, |c| links.check(c, index).ok())?;
-    }
+    connected(&mut cluster, &links)?;
     // Every node has announced an address at which nobody listens by now: there is no way beside the wires.
     std::thread::sleep(Duration::from_secs(7));
     let shopper = Customer::start(&cluster, trial::wishes(1, 500, &[0, 1, 2]))?;
@@ -55,6 +61,7 @@ fn a_split_network_decides_nothing_without_two_thirds_and_agrees_after_healing()
     trial::progress(&mut cluster, &[2, 3], 3)?;
     println!("two against two, silent: healed at heights {:?}", heights(&cluster, &[0, 1, 2, 3]));
 
+    connected(&mut cluster, &links)?;
     links.split(&[&[0, 3], &[1, 2]], Wire::Cut);
     stands_still(&cluster, &[0, 1, 2, 3])?;
     links.heal();
@@ -62,6 +69,7 @@ fn a_split_network_decides_nothing_without_two_thirds_and_agrees_after_healing()
     println!("two against two, cut: healed at heights {:?}", heights(&cluster, &[0, 1, 2, 3]));
 
     for wire in [Wire::Cut, Wire::Silent] {
+        connected(&mut cluster, &links)?;
         links.split(&[&[0, 1, 2], &[3]], wire);
         let job = customer::submit(&cluster, 1, &trial::wishes(1, 700, &[]))?;
         stands_still(&cluster, &[3])?;

@@ -354,12 +354,23 @@ fn open_input(
     Ok((loaded, args))
 }
 
-/// Runs library code; an error or a panic in it means that there is no proof.
+/// Words of the system for a lack of memory or of threads, which the libraries panic with.
+const SHORTAGE: [&str; 2] = ["Resource temporarily unavailable", "Cannot allocate memory"];
+
+/// Runs library code; an error or a panic in it means that there is no proof, unless the system was short of something:
+/// that says nothing about the run.
 fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T, String>) -> Result<T, ProveError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(detail)) => Err(ProveError::Unprovable { detail: format!("{what}: {detail}") }),
-        Err(panic) => Err(ProveError::Unprovable { detail: format!("{what}: {}", panic_text(&panic)) }),
+        Err(panic) => {
+            let text = panic_text(&panic);
+            if SHORTAGE.iter().any(|words| text.contains(words)) {
+                let detail = format!("{what}: no memory or no thread left: {text}");
+                return Err(RunError::Resources { detail, steps: 0 }.into());
+            }
+            Err(ProveError::Unprovable { detail: format!("{what}: {text}") })
+        }
     }
 }
 

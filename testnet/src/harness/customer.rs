@@ -18,6 +18,8 @@ use super::process::Cli;
 const AMOUNT: u64 = 1;
 /// Pause between two wishes.
 const PAUSE: Duration = Duration::from_millis(60);
+/// Two that sign with one key may be in each other's way for so long.
+const NUMBER_TAKEN: Duration = Duration::from_secs(60);
 
 /// What a customer wants.
 #[derive(Clone, Debug)]
@@ -133,13 +135,20 @@ fn submit_job(ask: impl Fn(&[&str]) -> Result<Value>, wishes: &Wishes, key: &str
     Ok(answer["job_id"].as_str().context("job_id")?.to_owned())
 }
 
-/// Submits one job of `wishes` to a node and returns its id once it is acknowledged.
+/// Submits one job of `wishes` to a node and returns its id once it is acknowledged. A number of the user that a customer
+/// at work has taken first is no refusal: it is tried again with the next.
 ///
 /// # Errors
-/// When it is not.
+/// When it is not acknowledged.
 pub fn submit(cluster: &Cluster, node: usize, wishes: &Wishes) -> Result<String> {
     let key = cluster.file().user_key.display().to_string();
-    submit_job(|command| cluster.ask(node, command), wishes, &key)
+    let until = Instant::now() + NUMBER_TAKEN;
+    loop {
+        match submit_job(|command| cluster.ask(node, command), wishes, &key) {
+            Err(error) if error.to_string().contains("nonce_") && Instant::now() < until => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
 }
 
 /// Waits until every job of the user has ended, and checks that all completed, that nothing acknowledged is missing, and

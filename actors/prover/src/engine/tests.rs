@@ -140,3 +140,13 @@ fn a_proof_over_the_memory_limit_is_declined_before_it_is_started() {
     request.max_steps = 3;
     assert!(matches!(engine.prove(request, Box::new(|_| ())), Err(ProveError::Run(RunError::Failed { .. }))));
 }
+
+#[test]
+fn a_lack_of_threads_is_no_word_on_the_run() {
+    let panic = |text: &'static str| guarded::<()>("proving", || std::panic::panic_any(text));
+    assert!(matches!(
+        panic("IOError(Os { code: 11, message: \"Resource temporarily unavailable\" })"),
+        Err(ProveError::Run(RunError::Resources { .. }))
+    ));
+    assert!(matches!(panic("a table is too long"), Err(ProveError::Unprovable { .. })));
+}
