@@ -42,6 +42,26 @@ pub(crate) struct Metrics {
     restarts: (IntGaugeVec, IntCounterVec),
     /// Validators of the next height.
     pub(crate) validators: IntGauge,
+    /// Validators that joined.
+    pub(crate) validators_registered: IntCounter,
+    /// Validators that left.
+    pub(crate) validators_removed: IntCounter,
+    /// Ends of votes on claims, by outcome.
+    pub(crate) claims: IntCounterVec,
+    /// Rounds above the first of a height, by reason.
+    pub(crate) view_changes: IntCounterVec,
+    /// Flushes and commits, by operation and status.
+    pub(crate) persistence: IntCounterVec,
+    /// Claims that this node works on and has not voted on.
+    pub(crate) pending_votes: IntGauge,
+    /// From submission to the first assignment, block time.
+    pub(crate) job_queue_seconds: Histogram,
+    /// From submission to the end, block time.
+    pub(crate) job_seconds: Histogram,
+    /// Checking a proposed block.
+    pub(crate) validation_seconds: Histogram,
+    /// From a proposed block's time to its arrival, by this machine's clock.
+    pub(crate) propagation_seconds: Histogram,
 }
 
 impl Metrics {
@@ -76,8 +96,13 @@ impl Metrics {
         let votes =
             IntCounterVec::new(Opts::new("consensus_votes_total", "Own verdicts on claims, by answer."), &["verdict"])?;
         registry.register(Box::new(votes.clone()))?;
-        let counters = |name: &str, help: &str, label: &str| -> Result<IntCounterVec, prometheus::Error> {
-            let metric = IntCounterVec::new(Opts::new(name, help), &[label])?;
+        let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let metric = IntCounter::new(name, help)?;
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
@@ -85,8 +110,34 @@ impl Metrics {
         let restart_gauge = IntGaugeVec::new(Opts::new("service_restart_count", restarts), &["actor"])?;
         registry.register(Box::new(restart_gauge.clone()))?;
         Ok(Self {
-            evidence: counters("proofmesh_evidence_found_total", "Equivocations found here, by kind.", "kind")?,
-            restarts: (restart_gauge, counters("service_restart_count_total", restarts, "actor")?),
+            evidence: counters("consensus_fraud_detected_total", "Equivocations found here, by kind.", &["kind"])?,
+            restarts: (restart_gauge, counters("service_restart_count_total", restarts, &["actor"])?),
+            validators_registered: counter("consensus_validators_registered_total", "Validators that joined the set.")?,
+            validators_removed: counter("consensus_validators_removed_total", "Validators that left the set.")?,
+            claims: counters("consensus_rounds_total", "Ends of votes on claims, by outcome.", &["outcome"])?,
+            view_changes: counters("consensus_view_changes_total", "Rounds after the first of a height.", &["reason"])?,
+            persistence: counters(
+                "consensus_persistence_operations_total",
+                "Flushes of log and guard, and commits of blocks.",
+                &["operation", "status"],
+            )?,
+            pending_votes: gauge("consensus_pending_votes", "Claims in work here that wait for the own vote.")?,
+            job_queue_seconds: histogram(
+                "job_queue_duration_seconds",
+                "From a job's submission to its first assignment, block time.",
+                &long,
+            )?,
+            job_seconds: histogram(
+                "job_processing_duration_seconds",
+                "From a job's submission to its end, block time.",
+                &long,
+            )?,
+            validation_seconds: histogram("block_validation_duration_seconds", "Checking a proposed block.", &short)?,
+            propagation_seconds: histogram(
+                "block_propagation_duration_seconds",
+                "From a proposed block's time to its arrival here; clocks differ.",
+                &short,
+            )?,
             validators: gauge("consensus_active_validators", "Validators of the next height.")?,
             height: gauge("block_height", "Height of the last applied block.")?,
             round: gauge("consensus_current_view", "Round of the running height.")?,

@@ -19,6 +19,8 @@ fn account() -> SecretKey {
 }
 
 fn config(home: &std::path::Path) -> EngineConfig {
+    // A fixed port, as a real node has: a swarm that is left behind would hold it.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let consensus = SecretKey::from_seed([1; 32]);
     let params = Params { block_ms: 50, empty_block_ms: 100, ..Params::standard() };
     let owner = account().public();
@@ -46,7 +48,7 @@ fn config(home: &std::path::Path) -> EngineConfig {
             idle_ms: 1_000,
         }),
         executor: ExecutorConfig { worker_exe, memory_bytes: 1 << 30, seconds_max: 10 },
-        listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
+        listen: vec![format!("/ip4/127.0.0.1/tcp/{port}")],
         external: vec![],
         bootstrap: vec![],
         testnet: true,

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use output::{Output, print, print_error};
+pub(crate) use output::Output;
 
 use crate::failure::Failure;
 use crate::home::Home;

@@ -54,13 +54,13 @@ impl Output {
 }
 
 /// Prints to standard output. A reader that went away is no reason to fail.
-pub(crate) fn print(text: &str) {
+fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()).ok();
 }
 
 /// Prints to standard error.
-pub(crate) fn print_error(text: &str) {
+fn print_error(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").ok();
 }
 

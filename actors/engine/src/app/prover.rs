@@ -11,7 +11,6 @@ use prover::worker::{Event as WorkerEvent, Job, JobError, Worker, WorkerConfig};
 use prover::{ProveRequest, Proven};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 use types::blob::blob_hash;
 use types::ids::{BlobHash, JobId, TimeMs};
 use types::job::JobSpec;
@@ -25,6 +24,7 @@ use crate::api::views::{ProgressView, ProverStatusView};
 use crate::app::mempool::MempoolMsg;
 use crate::app::{blobs, scheduler};
 use crate::mailbox::{Letter, Sent};
+use crate::task::Task;
 use crate::wiring::{Wiring, wall_clock};
 
 /// Time to bring a job's input here.
@@ -107,7 +107,8 @@ pub(crate) struct ProverArgs {
 pub(crate) struct ProverState {
     args: ProverArgs,
     worker: Worker,
-    work: Option<(JobId, u32, JoinHandle<()>)>,
+    /// Dropped, it ends, and the worker's child with it.
+    work: Option<(JobId, u32, Task)>,
     pause_until: TimeMs,
     pause_ms: u64,
 }
@@ -143,12 +144,10 @@ impl Actor for Prover {
         match letter.message {
             ProverMsg::Turn(turn) => begin(state, *turn),
             ProverMsg::Keep { open } => {
-                if let Some((job, attempt, task)) = &state.work
+                if let Some((job, attempt, _)) = &state.work
                     && !open.contains(&(*job, *attempt))
                 {
                     tracing::debug!(%job, attempt, "task is no longer open here");
-                    // Dropping the worker's job kills its child.
-                    task.abort();
                     free(state, "no task is open for this prover".into());
                 }
             }
@@ -159,9 +158,7 @@ impl Actor for Prover {
     }
 
     async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut ProverState) -> Result<(), ActorProcessingErr> {
-        if let Some((_, _, task)) = state.work.take() {
-            task.abort();
-        }
+        state.work = None;
         Ok(())
     }
 }
@@ -194,7 +191,7 @@ fn begin(state: &mut ProverState, turn: Turn) {
     let (args, worker) = (state.args.clone(), state.worker.clone());
     let (job, attempt) = (turn.job, turn.attempt);
     publish(&args, "proving", format!("job {job}, attempt {attempt}"), Some(job), None, worker.pid());
-    let task = tokio::spawn(async move {
+    let task = Task::spawn(async move {
         let result = prove(&args, &worker, &turn).await;
         let _closed = args.wiring.mail.prover.send_owed(ProverMsg::Ended(Box::new(Ending { turn, result })));
     });
@@ -310,7 +307,7 @@ fn settle(state: &mut ProverState, ending: Ending) {
     let args = state.args.clone();
     let pid = state.worker.pid();
     publish(&args, "proving", format!("job {job}: waiting for the claim to be in a block"), Some(job), None, pid);
-    let handle = tokio::spawn(async move {
+    let handle = Task::spawn(async move {
         if submit(&args, action).await {
             // The block with it ends this wait (see `Keep`); until then the task must not look like a new turn.
             tokio::time::sleep(SETTLE_LIMIT).await;

@@ -149,6 +149,8 @@ impl Actor for Verifier {
                 state.working.insert(slot, work(state, slot, claim));
             }
         }
+        let pending = i64::try_from(state.working.len()).unwrap_or(i64::MAX);
+        state.args.wiring.metrics.pending_votes.set(pending);
         Ok(())
     }
 }

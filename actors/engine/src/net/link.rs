@@ -1,8 +1,8 @@
 //! The network's actor: starts the swarm, gives others its handle, and hands each lane's messages to who judges them.
 //!
 //! Inbox: only its own notices. The lanes themselves are bounded by the network crate; a mailbox that is full answers Ignore,
-//! which costs nobody anything. Restart: the swarm ends with the actor and a new one takes its place; handles are looked up
-//! at each use.
+//! which costs nobody anything. Restart: the swarm of before ends, a new one takes its place; handles are looked up at each
+//! use.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -115,6 +115,11 @@ impl Actor for Link {
     type Arguments = LinkArgs;
 
     async fn pre_start(&self, myself: ActorRef<LinkMsg>, args: LinkArgs) -> Result<LinkState, ActorProcessingErr> {
+        // An actor that failed leaves its swarm behind, which holds the port and the peers.
+        if let Some(old) = args.wiring.net.get() {
+            args.wiring.net.set(None);
+            old.shutdown().await;
+        }
         let (handle, events) = Network::start(args.config.clone()).await?;
         args.wiring.net.set(Some(handle.clone()));
         let mut pumps = JoinSet::new();

@@ -16,6 +16,7 @@ use types::rpc_sync::{Request, Response};
 
 use crate::mailbox::{Letter, Sent};
 use crate::safety::consensus::ConsensusMsg;
+use crate::task::Task;
 use crate::wiring::{Wiring, wall_clock};
 
 /// Time between looks at peers and time limits.
@@ -57,6 +58,7 @@ pub(crate) struct SyncState {
     heights: BTreeMap<Peer, Height>,
     next: Peer,
     votes_asked: TimeMs,
+    _tick: Task,
 }
 
 impl Actor for SyncActor {
@@ -65,15 +67,10 @@ impl Actor for SyncActor {
     type Arguments = Wiring;
 
     async fn pre_start(&self, myself: ActorRef<Self::Msg>, wiring: Wiring) -> Result<SyncState, ActorProcessingErr> {
-        wiring.mail.sync.attach(myself.clone());
-        let ticks = wiring.mail.sync.clone();
-        // One tick waits at most: the next is sent by the handler of the last.
-        tokio::spawn(async move {
-            tokio::time::sleep(TICK).await;
-            let _closed = ticks.send_owed(SyncMsg::Tick);
-        });
+        wiring.mail.sync.attach(myself);
         let mut state = SyncState {
             plan: Sync::new(wiring.genesis_hash),
+            _tick: tick(&wiring),
             wiring,
             numbers: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -87,18 +84,13 @@ impl Actor for SyncActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<Self::Msg>,
+        _: ActorRef<Self::Msg>,
         letter: Self::Msg,
         state: &mut SyncState,
     ) -> Result<(), ActorProcessingErr> {
         match letter.message {
             SyncMsg::Tick => {
-                let ticks = state.wiring.mail.sync.clone();
-                drop(myself);
-                tokio::spawn(async move {
-                    tokio::time::sleep(TICK).await;
-                    let _closed = ticks.send_owed(SyncMsg::Tick);
-                });
+                state._tick = tick(&state.wiring);
                 look_at_peers(state);
                 step(state, SyncInput::Tick);
                 ask_for_votes(state);
@@ -109,6 +101,15 @@ impl Actor for SyncActor {
         }
         Ok(())
     }
+}
+
+/// The next tick: one waits at most, and none outlives the actor.
+fn tick(wiring: &Wiring) -> Task {
+    let ticks = wiring.mail.sync.clone();
+    Task::spawn(async move {
+        tokio::time::sleep(TICK).await;
+        let _closed = ticks.send_owed(SyncMsg::Tick);
+    })
 }
 
 fn local(state: &mut SyncState) {

@@ -1,7 +1,7 @@
 //! Work on blocks off the async threads: building, checking, fetching, and the view after a commit.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ledger::{CheckOutcome, Executed};
 use ractor::{ActorProcessingErr, ActorRef};
@@ -130,7 +130,10 @@ pub(crate) fn check(wiring: &Wiring, consensus: &ActorRef<Letter<ConsensusMsg>>,
                 if view.head.height.next() != height {
                     return;
                 }
-                tokio::task::spawn_blocking(move || examine(&view, &body, certified)).await
+                let started = Instant::now();
+                let examined = tokio::task::spawn_blocking(move || examine(&view, &body, certified)).await;
+                wiring.metrics.validation_seconds.observe(started.elapsed().as_secs_f64());
+                examined
             }
         };
         match outcome {

@@ -27,7 +27,7 @@ use types::vote::{CommitCertificate, SignedProposal, SignedVote};
 
 use super::disk::{DiskError, DiskHandle};
 use super::writer::WriterHandle;
-use super::{blocks, pacing};
+use super::{blocks, counting, pacing};
 use crate::app::fraud::FraudMsg;
 use crate::mailbox::Letter;
 use crate::reads;
@@ -230,6 +230,8 @@ impl Actor for Consensus {
                     let _full = state.args.wiring.mail.fraud.send(FraudMsg::LateProposal(proposal));
                     feed(state, Input::Proposal(*message)).await?;
                 } else if acceptance == Acceptance::Accept {
+                    let age = wall_clock().since(message.block.header.time_ms);
+                    state.args.wiring.metrics.propagation_seconds.observe(age as f64 / 1000.0);
                     feed(state, Input::Proposal(*message)).await?;
                     follow(state).await?;
                 }
@@ -341,7 +343,10 @@ async fn carry_out(
             Output::PersistGuard(record) => state.args.disk.guard(record.slot().height(), record.to_bytes()).await?,
             Output::Flush => {
                 let started = std::time::Instant::now();
-                state.args.disk.flush().await?;
+                let flushed = state.args.disk.flush().await;
+                let status = if flushed.is_ok() { "ok" } else { "failed" };
+                state.args.wiring.metrics.persistence.with_label_values(&["flush", status]).inc();
+                flushed?;
                 state.args.wiring.metrics.flush_seconds.observe(started.elapsed().as_secs_f64());
             }
             Output::Publish(message) => state.args.wiring.net.publish(&GossipMessage::Consensus(Box::new(message))),
@@ -368,6 +373,7 @@ async fn carry_out(
             Output::EnteredRound { height, round, proposer } => {
                 if round.0 > 0 {
                     tracing::info!(%height, %round, proposer = %proposer.short(), "next round");
+                    state.args.wiring.metrics.view_changes.with_label_values(&["timeout"]).inc();
                 }
                 state.args.wiring.metrics.round.set(i64::from(round.0));
             }
@@ -518,13 +524,16 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
         writes: executed.writes,
         decided,
     };
-    let (head, snapshot) = state.args.writer.commit(commit).await?;
+    let (head, snapshot) = state.args.writer.commit(commit).await.inspect_err(|_| {
+        state.args.wiring.metrics.persistence.with_label_values(&["commit", "failed"]).inc();
+    })?;
     cancel_timers(state);
     state.fetching.clear();
     let view = Arc::new(blocks::view(snapshot, Some(certificate), head.state_root, wall_clock())?);
     let m = &state.args.wiring.metrics;
     m.height.set(i64::try_from(height.0).unwrap_or(i64::MAX));
-    m.validators.set(i64::try_from(view.set.validators().len()).unwrap_or(i64::MAX));
+    m.persistence.with_label_values(&["commit", "ok"]).inc();
+    counting::applied(m, &before, &view, &executed.events);
     m.transactions.inc_by(n_transactions as u64);
     m.commit_seconds.observe(started.elapsed().as_secs_f64());
     m.block_seconds.observe(wall_clock().since(before.applied_ms) as f64 / 1000.0);
