@@ -98,10 +98,6 @@ pub fn cairo(options: &BenchOptions, mut progress: impl FnMut(usize, usize)) -> 
     options.steps.iter().enumerate().map(|(i, steps)| case(*steps, options, |run| progress(i, run))).collect()
 }
 
-/// tmp
-pub fn keep() {
-    worker::keep_memory();
-}
 fn case(steps: u64, options: &BenchOptions, mut progress: impl FnMut(usize)) -> Result<Case, BenchError> {
     let program = sample::fibonacci(steps.saturating_sub(BOOTLOADER_STEPS) / sample::FIBONACCI_STEPS_PER_ROUND);
     let statement = local_statement(&program, None, None).map_err(ProveError::from)?;
