@@ -16,18 +16,20 @@ pub(crate) const fn to_library(function: HashFunction) -> HashFunc {
 
 /// The hash function that makes the proof of a program cheapest.
 ///
-/// Measured: hashing by Poseidon costs about 0.35 MB of memory and its share of time per word, so it is best for short
-/// programs. Blake costs the tables of 2^20 rows that it drags in, about 0.7 GB and half as much time again, and next to
-/// nothing per word, so it is best for long ones; the two meet at about 1,500 words. Pedersen is the dearest per word,
-/// but a short program that uses it anyway has paid for its tables.
+/// Measured: Pedersen has the fewest columns, so the smallest proofs (730 KB where Poseidon makes 840), but is the dearest
+/// per word: best for very short programs, and for short ones that use it anyway and have paid for its tables. Hashing by
+/// Poseidon costs about 0.35 MB of memory and its share of time per word. Blake costs the tables of 2^20 rows that it drags
+/// in, about 0.6 GB and half as much time again, and next to nothing per word, so it is best for long programs; the two meet
+/// at about 1,500 words.
 pub fn choose_hash(program: &Program) -> HashFunction {
     use cairo_vm::types::builtin_name::BuiltinName::{pedersen, poseidon};
+    const BRIEF: usize = 64;
     const SHORT: usize = 512;
     const LONG: usize = 1_500;
     let words = program.words().len();
     if words > LONG {
         HashFunction::Blake
-    } else if words <= SHORT && program.uses(pedersen) && !program.uses(poseidon) {
+    } else if !program.uses(poseidon) && words <= if program.uses(pedersen) { SHORT } else { BRIEF } {
         HashFunction::Pedersen
     } else {
         HashFunction::Poseidon
@@ -46,8 +48,10 @@ mod tests {
             all.resize(words.max(all.len()), 7.into());
             choose_hash(&Program::load(&sample::cairo0_json(&all, builtins, &[])).unwrap())
         };
-        assert_eq!(choice(40, &["output"]), HashFunction::Poseidon);
-        assert_eq!(choice(40, &["output", "pedersen"]), HashFunction::Pedersen);
+        assert_eq!(choice(40, &["output"]), HashFunction::Pedersen);
+        assert_eq!(choice(65, &["output"]), HashFunction::Poseidon);
+        assert_eq!(choice(40, &["output", "poseidon"]), HashFunction::Poseidon);
+        assert_eq!(choice(65, &["output", "pedersen"]), HashFunction::Pedersen);
         assert_eq!(choice(40, &["output", "pedersen", "poseidon"]), HashFunction::Poseidon);
         assert_eq!(choice(1_000, &["output", "pedersen"]), HashFunction::Poseidon);
         assert_eq!(choice(2_000, &["output"]), HashFunction::Blake);
