@@ -217,7 +217,8 @@ mod tests {
         ended.await.unwrap();
 
         // In a block of now, and the interval asked for is shorter than the ledger's least pause.
-        chain.block_after(AGE_MS, &[Transaction::Signed(chain.sign(&key, *action))]);
+        chain.block_after(AGE_MS, &[]);
+        chain.block(&[Transaction::Signed(chain.sign(&key, *action))]);
         let short = UptimeArgs { interval_ms: 1, ..args(&chain) };
         Actor::spawn(None, Uptime, short).await.unwrap();
         looks(&chain).await;
