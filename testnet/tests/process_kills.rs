@@ -42,7 +42,6 @@ impl Net {
         println!("CHAOS_SEED={seed} gives the same instants and victims again");
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         let mut cluster = trial::network(&dir, NODES as u16, |_| ())?;
-        trial::shorten_rounds(&cluster)?;
         for index in 0..NODES {
             let file = |kind: &str| dir.join(format!("node{index}.{kind}")).display().to_string();
             let env = vec![
@@ -143,14 +142,14 @@ fn conclude(mut net: Net, customer: Customer) -> Result<()> {
     Ok(())
 }
 
-fn customer(net: &Net) -> Result<Customer> {
-    Customer::start(&net.cluster, trial::wishes(3, 500, &[0, 1, 2, 3]))
+fn customer(net: &Net, jobs_at_once: usize) -> Result<Customer> {
+    Customer::start(&net.cluster, trial::wishes(jobs_at_once, 500, &[0, 1, 2, 3]))
 }
 
 #[test]
 fn fifty_kills_at_random_instants_lose_nothing() -> Result<()> {
     let mut net = Net::start("kills-random")?;
-    let customer = customer(&net)?;
+    let customer = customer(&net, 3)?;
     for instant in 0..INSTANTS {
         let count = [1, 1, 1, 2, 1, 1, 2, 4, 1, 2].get(instant % 10).copied().context("a count")?;
         let wait = net.dice.random_range(50..1_200);
@@ -172,39 +171,55 @@ fn fifty_kills_at_random_instants_lose_nothing() -> Result<()> {
     conclude(net, customer)
 }
 
-#[test]
-fn a_kill_at_every_fail_point_loses_nothing() -> Result<()> {
-    let mut net = Net::start("kills-points")?;
-    let customer = customer(&net)?;
-    let everyone: Vec<usize> = (0..NODES).collect();
-    for point in Crossing::NAMES {
-        let started = Instant::now();
-        let order = |passing, delay_us| Order { point: point.into(), passing, delay_us };
-        if JOB_POINTS.contains(&point) {
-            // Whoever comes there first; then, where every validator comes, all at once.
-            net.kill_at(&order(1, 0), &everyone, 1, false)?;
-            net.progress()?;
-            if ["voting", "certifying"].contains(&point) {
-                net.kill_at(&order(1, 0), &everyone, 2, true)?;
-            }
-        } else {
-            for count in [1, 2, NODES] {
-                let victims = net.victims(count);
-                let passing = net.dice.random_range(1..=3);
-                net.kill_at(&order(passing, 0), &victims, count.min(2), count == NODES)?;
-                net.progress()?;
-            }
-        }
-        if point == "batch-begins" {
-            // Somewhere inside the write of the batch.
-            for delay_us in [20, 60, 150, 400, 1_000] {
-                let victims = net.victims(2);
-                net.kill_at(&order(1, delay_us), &victims, 2, false)?;
-                net.progress()?;
-            }
-        }
+/// One, two and all four at once die at a point of consensus, after one to three passings.
+fn kill_in_consensus(net: &mut Net, point: &str) -> Result<()> {
+    let order = |passing, delay_us| Order { point: point.into(), passing, delay_us };
+    for count in [1, 2, NODES] {
+        let victims = net.victims(count);
+        let passing = net.dice.random_range(1..=3);
+        net.kill_at(&order(passing, 0), &victims, count.min(2), count == NODES)?;
         net.progress()?;
+    }
+    if point == "batch-begins" {
+        // Somewhere inside the write of the batch.
+        for delay_us in [30, 150, 600] {
+            let victims = net.victims(2);
+            net.kill_at(&order(1, delay_us), &victims, 2, false)?;
+            net.progress()?;
+        }
+    }
+    Ok(())
+}
+
+/// Whoever comes first to a point of a job dies there; then, where every validator comes, all at once.
+fn kill_in_job(net: &mut Net, point: &str) -> Result<()> {
+    let (order, everyone) = (Order { point: point.into(), passing: 1, delay_us: 0 }, [0, 1, 2, 3]);
+    net.kill_at(&order, &everyone, 1, false)?;
+    net.progress()?;
+    if ["voting", "certifying"].contains(&point) {
+        net.kill_at(&order, &everyone, 2, true)?;
+        net.progress()?;
+    }
+    Ok(())
+}
+
+fn at_points(name: &str, of_jobs: bool, kill: impl Fn(&mut Net, &str) -> Result<()>) -> Result<()> {
+    let mut net = Net::start(name)?;
+    let customer = customer(&net, 1)?;
+    for point in Crossing::NAMES.into_iter().filter(|point| JOB_POINTS.contains(point) == of_jobs) {
+        let started = Instant::now();
+        kill(&mut net, point)?;
         println!("{point}: {:.1} s", started.elapsed().as_secs_f64());
     }
     conclude(net, customer)
+}
+
+#[test]
+fn a_kill_at_every_fail_point_of_consensus_loses_nothing() -> Result<()> {
+    at_points("kills-consensus", false, kill_in_consensus)
+}
+
+#[test]
+fn a_kill_at_every_fail_point_of_a_job_loses_nothing() -> Result<()> {
+    at_points("kills-job", true, kill_in_job)
 }

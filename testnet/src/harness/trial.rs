@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use types::genesis::Genesis;
 
 use super::audit::{Audited, audit};
 use super::cluster::{Cluster, Options};
@@ -30,23 +29,6 @@ pub fn network(dir: &Path, nodes: u16, change: impl FnOnce(&mut Options)) -> Res
     (options.block_ms, options.empty_block_ms, options.window_ms) = (Some(100), Some(500), Some(4_000));
     change(&mut options);
     Cluster::create(Cli::new(binary()?), dir, &options)
-}
-
-/// Gives a network that never ran shorter consensus timeouts, so that rounds without their proposer cost less time. A node
-/// added later can't join it by the genesis hash in `testnet.json`, which is of the document as it was made.
-///
-/// # Errors
-/// When a genesis document can't be read or written.
-pub fn shorten_rounds(cluster: &Cluster) -> Result<()> {
-    let homes = cluster.file().nodes.iter().map(|node| node.home.join("genesis.json"));
-    for path in homes.chain([cluster.dir().join("genesis.json")]) {
-        let mut genesis: Genesis = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
-        let timeouts = &mut genesis.params.timeouts;
-        (timeouts.propose_ms, timeouts.prevote_ms, timeouts.precommit_ms) = (1_000, 300, 300);
-        (timeouts.delta_ms, timeouts.rebroadcast_ms) = (200, 500);
-        std::fs::write(&path, serde_json::to_string_pretty(&genesis)?)?;
-    }
-    Ok(())
 }
 
 /// Starts all nodes and waits until each has a block.
