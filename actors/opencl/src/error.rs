@@ -10,7 +10,7 @@ pub enum Error {
     /// No platform is registered with the loader.
     #[error(
         "the OpenCL loader knows no platform: {0}. Remedy: install a driver (Debian: nvidia-opencl-icd, \
-         intel-opencl-icd, pocl-opencl-icd), or point OCL_VENDOR_PATH or OCL_ICD_VENDORS at its folder"
+         intel-opencl-icd, pocl-opencl-icd), or point OPENCL_VENDOR_PATH or OCL_ICD_VENDORS at its folder"
     )]
     NoPlatform(String),
     /// Platforms, but nothing usable on them.

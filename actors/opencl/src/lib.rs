@@ -6,11 +6,17 @@
 // Sizes are below 2^31 by stwo's own bounds and columns are addressed by 32-bit words on the device.
 #![allow(clippy::cast_possible_truncation)]
 
+pub mod air;
 pub mod backend;
+pub mod bench;
+pub mod constraints;
 pub mod device;
 pub mod error;
 pub mod field;
 mod kernels;
+pub mod probe;
+pub mod prove;
+pub mod self_test;
 
 pub use backend::{OclBackend, OclColumn};
 pub use error::{Error, Result};

@@ -197,11 +197,16 @@ impl Table {
         Self(block)
     }
 
-    /// A table of `words` zeros that a kernel writes to.
+    /// Room for `words` words that a kernel writes.
+    pub(crate) fn room(words: usize) -> Self {
+        Self(runtime().take(words))
+    }
+
+    /// A table of zeros.
     pub(crate) fn zeros(words: usize) -> Self {
-        let block = runtime().take(words);
-        runtime().zero(&block, 0, words);
-        Self(block)
+        let table = Self::room(words);
+        runtime().zero(&table.0, 0, words);
+        table
     }
 
     /// What kernels call it.
@@ -221,7 +226,7 @@ pub(crate) fn gather(places: &[(u32, u32)]) -> Vec<u32> {
         return Vec::new();
     }
     let table = Table::new(places.iter().flat_map(|(address, index)| [*address, *index]).collect());
-    let out = Table::zeros(places.len());
+    let out = Table::room(places.len());
     let args = [table.address(), out.address(), places.len() as u32];
     runtime().launch(&Launch { kernel: "gather", items: places.len(), rows: 1, args: &args });
     out.read(places.len())

@@ -139,7 +139,7 @@ fn half_sums(column: &OclColumn<BaseField>) -> [BaseField; 2] {
     while quads > 2 {
         let group = (quads / 2).min(32);
         quads /= group;
-        let joined = Table::zeros(quads * 4);
+        let joined = Table::room(quads * 4);
         let args = [sums.address(), joined.address(), group as u32, quads as u32];
         runtime().launch(&Launch { kernel: "sum_groups", items: quads, rows: 1, args: &args });
         sums = joined;

@@ -7,6 +7,7 @@ use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleHasher;
 use stwo::core::vcs_lifted::verifier::PACKED_LEAF_SIZE;
 use stwo::prover::backend::Col;
 use stwo::prover::vcs_lifted::ops::{MerkleOpsLifted, PackLeavesOps};
+use stwo::prover::vcs_lifted::prover::MerkleProverLifted;
 
 use super::{OclBackend, OclColumn, Table};
 use crate::device::{Launch, runtime};
@@ -42,6 +43,44 @@ impl MerkleOpsLifted<Blake2sMerkleHasher> for OclBackend {
         runtime().launch(&Launch { kernel: "merkle_layer", items: len, rows: 1, args: &args });
         layer
     }
+}
+
+/// Layers that one kernel makes at once.
+const LAYERS_AT_ONCE: u32 = 3;
+/// Below this logarithm of nodes a layer is too small to fill a device, and a kernel start costs more than its hashes.
+const SMALL_LOG: u32 = 14;
+
+/// The tree over leaves, as stwo builds it, with fewer kernel starts: the upper layers are made three at once.
+fn tree_over(leaves: OclColumn<Blake2sHash>) -> MerkleProverLifted<OclBackend, Blake2sMerkleHasher> {
+    let mut log_size = leaves.log_len();
+    let mut layers = vec![leaves];
+    while log_size > 0 {
+        let Some(children) = layers.last() else { break };
+        if log_size > SMALL_LOG || log_size < LAYERS_AT_ONCE {
+            let layer = OclBackend::build_next_layer(children);
+            layers.push(layer);
+            log_size -= 1;
+            continue;
+        }
+        let next: [OclColumn<Blake2sHash>; LAYERS_AT_ONCE as usize] =
+            std::array::from_fn(|k| OclColumn::undefined(1 << (log_size - 1 - k as u32)));
+        log_size -= LAYERS_AT_ONCE;
+        let args = [children.address(), next[0].address(), next[1].address(), next[2].address(), 1 << log_size];
+        runtime().launch(&Launch { kernel: "merkle_layers_3", items: 1 << log_size, rows: 1, args: &args });
+        layers.extend(next);
+    }
+    layers.reverse();
+    MerkleProverLifted { layers }
+}
+
+/// The tree over columns of any sizes, in any order, as stwo's `MerkleProverLifted::commit` builds it.
+pub(crate) fn tree_of(
+    columns: &[&OclColumn<BaseField>],
+    lifting_log_size: u32,
+) -> MerkleProverLifted<OclBackend, Blake2sMerkleHasher> {
+    let mut sorted = columns.to_vec();
+    sorted.sort_by_key(|column| column.count());
+    tree_over(OclBackend::build_leaves(&sorted, lifting_log_size))
 }
 
 impl PackLeavesOps for OclBackend {

@@ -22,7 +22,9 @@ pub use twiddles::OclTwiddles;
 
 pub(crate) use column::{Table, gather};
 pub(crate) use fri::fold_into;
-pub(crate) use sampling::{SampleJob, sample};
+pub(crate) use merkle::tree_of;
+pub(crate) use poly::{Evaluation, evaluate_all};
+pub(crate) use sampling::{SampleJob, Weights, sample};
 
 /// The backend. Its columns live in the memory of the device that [`crate::device::open`] opened.
 #[derive(Copy, Clone, Debug, Deserialize, Serialize)]

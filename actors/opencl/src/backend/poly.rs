@@ -19,7 +19,8 @@ use super::{OclBackend, OclColumn, OclTwiddles, transform, twiddles};
 use crate::device::runtime;
 use crate::error::{Error, raise};
 
-type Evaluation = CircleEvaluation<OclBackend, BaseField, BitReversedOrder>;
+/// Values of one column in device memory.
+pub(crate) type Evaluation = CircleEvaluation<OclBackend, BaseField, BitReversedOrder>;
 
 fn check_doubling(domain: CircleDomain, twiddles: &TwiddleTree<OclBackend>) {
     if domain.log_size() > 2 && !domain.half_coset.is_doubling_of(twiddles.root_coset) {
@@ -144,6 +145,22 @@ impl PolyOps for OclBackend {
         let (left, right) = poly.coeffs.split_at_mid();
         (CircleCoefficients::new(left), CircleCoefficients::new(right))
     }
+}
+
+/// Evaluates many polynomials on one domain.
+pub(crate) fn evaluate_all(
+    polynomials: &[&CircleCoefficients<OclBackend>],
+    domain: CircleDomain,
+    twiddles: &TwiddleTree<OclBackend>,
+) -> Vec<Evaluation> {
+    check_doubling(domain, twiddles);
+    let buffers: Vec<OclColumn<BaseField>> = polynomials.iter().map(|_| OclColumn::undefined(domain.size())).collect();
+    for positions in grouped(polynomials, |poly| poly.log_size()).values() {
+        let sources: Vec<_> = positions.iter().map(|index| &polynomials[*index].coeffs).collect();
+        let targets: Vec<_> = positions.iter().map(|index| &buffers[*index]).collect();
+        transform::evaluate(&sources, &targets, domain, &twiddles.twiddles);
+    }
+    buffers.into_iter().map(|buffer| CircleEvaluation::new(domain, buffer)).collect()
 }
 
 impl OclColumn<BaseField> {

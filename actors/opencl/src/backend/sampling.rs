@@ -17,11 +17,32 @@ const JOIN: usize = 32;
 /// Weights that one item makes: 2^4.
 const LOW_BITS: u32 = 4;
 
-/// Columns of coefficients of one size and the point at which they are wanted.
+/// What the columns of a job hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Weights {
+    /// Coefficients.
+    Basis,
+    /// Values on the canonic domain of their size.
+    Barycentric,
+}
+
+/// Columns of one size and the point at which their polynomials are wanted.
 #[derive(Debug)]
 pub(crate) struct SampleJob<'a> {
     pub(crate) columns: Vec<&'a OclColumn<BaseField>>,
     pub(crate) point: CirclePoint<SecureField>,
+    pub(crate) weights: Weights,
+}
+
+impl SampleJob<'_> {
+    fn start(&self) -> Option<(Table, usize)> {
+        let log_size = self.columns.first()?.log_len();
+        let weights = match self.weights {
+            Weights::Basis => basis_weights(self.point, log_size),
+            Weights::Barycentric => barycentric_weights(CanonicCoset::new(log_size), self.point),
+        };
+        Some(partial_dots(&self.columns, &weights))
+    }
 }
 
 /// The basis functions at the point: y, x, then the repeated doublings of x.
@@ -44,13 +65,13 @@ fn partial_dots(columns: &[&OclColumn<BaseField>], weights: &OclColumn<SecureFie
     let n = weights.count();
     let table = Table::new(columns.iter().map(|column| column.address()).collect());
     let mut parts = n.min(PARTS_MAX);
-    let mut sums = Table::zeros(columns.len() * parts * SecureField::WIDTH);
+    let mut sums = Table::room(columns.len() * parts * SecureField::WIDTH);
     let args = [table.address(), weights.address(), sums.address(), n as u32, parts as u32];
     runtime().launch(&Launch { kernel: "dot_columns", items: parts, rows: columns.len(), args: &args });
     while parts > 1 {
         let group = parts.min(JOIN);
         parts /= group;
-        let joined = Table::zeros(columns.len() * parts * SecureField::WIDTH);
+        let joined = Table::room(columns.len() * parts * SecureField::WIDTH);
         let items = columns.len() * parts;
         let args = [sums.address(), joined.address(), group as u32, items as u32];
         runtime().launch(&Launch { kernel: "sum_groups", items, rows: 1, args: &args });
@@ -76,11 +97,7 @@ pub(super) fn sample_coefficients(coefficients: &OclColumn<BaseField>, point: Ci
 
 /// The values of all jobs' columns, in order. Starts everything, then reads.
 pub(crate) fn sample(jobs: &[SampleJob<'_>]) -> Vec<Vec<SecureField>> {
-    let started: Vec<_> = jobs
-        .iter()
-        .filter(|job| !job.columns.is_empty())
-        .map(|job| partial_dots(&job.columns, &basis_weights(job.point, job.columns[0].log_len())))
-        .collect();
+    let started: Vec<_> = jobs.iter().filter_map(SampleJob::start).collect();
     // One gather of all sums, so that the device is waited for once.
     let places: Vec<(u32, u32)> = started
         .iter()

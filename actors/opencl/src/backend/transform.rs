@@ -40,8 +40,9 @@ pub(super) fn interpolate(columns: &[&OclColumn<BaseField>], domain: CircleDomai
     let both = table(columns, columns);
     if log_size <= TINY_LOG {
         let first = domain.half_coset.initial;
-        let args =
-            [both.address(), count, log_size, first.x.inverse().0, first.y.inverse().0, inverse_of_size(log_size), 4];
+        // The first point of a domain of two has x = 0, and no use for it.
+        let x = if log_size == TINY_LOG { first.x.inverse().0 } else { 0 };
+        let args = [both.address(), count, log_size, x, first.y.inverse().0, inverse_of_size(log_size), 4];
         runtime().launch(&Launch { kernel: "fft_tiny", items: columns.len(), rows: 1, args: &args });
         return;
     }

@@ -3,7 +3,6 @@
 
 use stwo::core::air::Component;
 use stwo::core::constraints::coset_vanishing;
-use stwo::core::fields::FieldExpOps;
 use stwo::core::fields::m31::BaseField;
 use stwo::core::fields::qm31::SecureField;
 use stwo::core::pcs::TreeVec;
@@ -11,7 +10,7 @@ use stwo::core::poly::circle::{CanonicCoset, CircleDomain};
 use stwo::core::utils::bit_reverse;
 use stwo::prover::backend::{Column, CpuBackend};
 use stwo::prover::poly::BitReversedOrder;
-use stwo::prover::poly::circle::{CircleEvaluation, PolyOps};
+use stwo::prover::poly::circle::{CircleCoefficients, CircleEvaluation, PolyOps};
 use stwo::prover::secure_column::SecureColumnByCoords;
 use stwo::prover::{ComponentProver, DomainEvaluationAccumulator, EvaluationMode, Poly, Trace};
 use stwo_constraint_framework::{CpuDomainEvaluator, FrameworkComponent, FrameworkEval, PREPROCESSED_TRACE_IDX};
@@ -20,11 +19,10 @@ use super::emit::{emit, parameters};
 use super::graph::Graph;
 use super::record::record;
 use super::store::ready;
-use crate::backend::{OclBackend, OclColumn, Table};
+use crate::backend::{Evaluation, OclBackend, OclColumn, Table, evaluate_all};
 use crate::device::{Launch, runtime};
+use crate::error::{Error, raise};
 use crate::field::secure_words;
-
-type Evaluation = CircleEvaluation<OclBackend, BaseField, BitReversedOrder>;
 
 /// Columns of a component on the domain of its constraints, by interaction.
 enum Columns<'a> {
@@ -46,7 +44,12 @@ fn polys<'a, E: FrameworkEval>(
     trace: &Trace<'a, OclBackend>,
 ) -> TreeVec<Vec<&'a Poly<OclBackend>>> {
     let mut trees = TreeVec(
-        trace.polys.sub_tree(component.trace_locations()).iter().map(|tree| tree.iter().map(|poly| **poly).collect()).collect(),
+        trace
+            .polys
+            .sub_tree(component.trace_locations())
+            .iter()
+            .map(|tree| tree.iter().map(|poly| **poly).collect())
+            .collect(),
     );
     let preprocessed = component.preprocessed_column_indices().iter();
     let chosen = preprocessed.map(|index| trace.polys[PREPROCESSED_TRACE_IDX][*index]).collect::<Vec<_>>();
@@ -65,17 +68,32 @@ fn eval_domain(log_size: u32, mode: EvaluationMode) -> CircleDomain {
     }
 }
 
-fn columns_on<'a>(trees: TreeVec<Vec<&'a Poly<OclBackend>>>, domain: CircleDomain, mode: EvaluationMode) -> Columns<'a> {
+fn columns_on<'a>(
+    trees: TreeVec<Vec<&'a Poly<OclBackend>>>,
+    domain: CircleDomain,
+    mode: EvaluationMode,
+) -> Columns<'a> {
     match mode {
-        EvaluationMode::SubDomain { .. } => {
-            Columns::Committed(TreeVec(trees.iter().map(|tree| tree.iter().map(|poly| &poly.evals).collect()).collect()))
-        }
+        EvaluationMode::SubDomain { .. } => Columns::Committed(TreeVec(
+            trees.iter().map(|tree| tree.iter().map(|poly| &poly.evals).collect()).collect(),
+        )),
         EvaluationMode::ExtendToEvalDomain => {
             let twiddles = OclBackend::precompute_twiddles(domain.half_coset);
-            let extend = |poly: &&Poly<OclBackend>| poly.get_evaluation_on_domain(domain, &twiddles);
-            Columns::Extended(TreeVec(trees.iter().map(|tree| tree.iter().map(extend).collect()).collect()))
+            let coefficients: Vec<_> = trees.iter().flatten().map(|poly| kept_coefficients(poly)).collect();
+            let mut evaluated = evaluate_all(&coefficients, domain, &twiddles).into_iter();
+            Columns::Extended(TreeVec(trees.iter().map(|tree| evaluated.by_ref().take(tree.len()).collect()).collect()))
         }
     }
+}
+
+fn kept_coefficients<'a>(poly: &'a Poly<OclBackend>) -> &'a CircleCoefficients<OclBackend> {
+    poly.coeffs.as_ref().unwrap_or_else(|| {
+        raise(Error::Input {
+            field: "committed columns",
+            value: "coefficients dropped".to_owned(),
+            limit: "kept, because the constraints' degree exceeds the blow-up".to_owned(),
+        })
+    })
 }
 
 /// Inverses of the trace domain's vanishing polynomial, which has one value per coset of it.

@@ -23,13 +23,13 @@ pub(super) struct Source {
 
 /// Row at an offset in the trace domain, on an evaluation domain in bit-reversed order.
 const OFFSET_ROW: &str = "
-inline uint offset_row(uint row, uint log_trace, uint log_eval, int offset)
+static inline uint offset_row(uint row, uint log_trace, uint log_eval, int offset)
 {
-    uint half = 1u << (log_eval - 1);
+    uint middle = 1u << (log_eval - 1);
     uint step = (uint)offset << (log_eval - log_trace - 1);
     uint index = reverse_bits(row, log_eval);
-    uint upper = index & half;
-    uint moved = (upper ? index - step : index + step) & (half - 1);
+    uint upper = index & middle;
+    uint moved = (upper ? index - step : index + step) & (middle - 1);
     return reverse_bits(moved | upper, log_eval);
 }
 ";
@@ -128,7 +128,7 @@ fn split(graph: &Graph) -> Vec<std::ops::Range<usize>> {
 }
 
 fn name(graph: &Graph, id: Id) -> String {
-    format!("{}{id}", if graph.is_secure(id) { 's' } else { 'b' })
+    format!("{}{id}", if graph.is_secure(id) { 'q' } else { 'b' })
 }
 
 fn expression(graph: &Graph, id: Id, layout: Layout) -> String {

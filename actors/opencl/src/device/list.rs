@@ -223,13 +223,23 @@ fn describe(index: usize, platform: PlatformId, device: DeviceId) -> DeviceInfo 
     info
 }
 
+/// Whether the loader knows a platform. `ocl` asks again for ten seconds if it knows none, in case a driver is waking up
+/// in another thread; here there is no other thread.
+fn any_platform() -> bool {
+    let mut count = 0;
+    // SAFETY: with no room for platforms the call only writes their number, to a live variable.
+    #[allow(unsafe_code, reason = "a call of the loader that ocl wraps with a wait")]
+    let status = unsafe { ocl::ffi::clGetPlatformIDs(0, std::ptr::null_mut(), &raw mut count) };
+    status == 0 && count > 0
+}
+
 /// All devices with their handles. A platform that fails is skipped with a log line: another may work.
 pub(crate) fn find() -> Result<Vec<Found>> {
+    if !any_platform() {
+        return Err(Error::NoPlatform("none is registered".to_owned()));
+    }
     let platforms =
         core::get_platform_ids().map_err(|error| Error::NoPlatform(crate::error::first_lines(&error.to_string())))?;
-    if platforms.is_empty() {
-        return Err(Error::NoPlatform("its list is empty".to_owned()));
-    }
     let mut found = Vec::new();
     for platform in platforms {
         match core::get_device_ids(platform, Some(DeviceType::ALL), None) {

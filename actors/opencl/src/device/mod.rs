@@ -6,6 +6,7 @@ mod check;
 mod counters;
 mod list;
 mod program;
+mod queue;
 mod runtime;
 
 pub use check::field_results;

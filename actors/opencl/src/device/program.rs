@@ -42,7 +42,7 @@ pub(super) struct Builder {
 pub(super) const BUILD_OPTIONS: &str = "-cl-std=CL1.2";
 
 impl Builder {
-    fn key(&self, source: &str) -> String {
+    pub(super) fn key(&self, source: &str) -> String {
         let mut hasher = blake3::Hasher::new();
         let version = KERNEL_VERSION.to_string();
         let info = &self.info;

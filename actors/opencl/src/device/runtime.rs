@@ -1,18 +1,19 @@
 //! The one device of this process. Owns its context, queue, memory slabs and kernels; everything runs on one in-order
 //! queue, so a kernel sees what was enqueued before it and memory may be reused at once. Relies on the arena for
-//! addresses. The only file with calls that the compiler cannot check.
+//! addresses and on the queue for the calls.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use ocl::core::{self, ArgVal, CommandQueue, Context, ContextProperties, Event, Kernel, Mem, MemFlags, Program};
+use ocl::core::{self, ContextProperties, Program};
 
 use super::arena::{Arena, GRANULE_WORDS, Place, SLAB_WORDS_MAX, SLABS_MAX};
 use super::counters::{Counters, Tally};
 use super::list::{Choice, DeviceInfo, DeviceKind, Found, find};
 use super::program::{Builder, CacheReport};
+use super::queue::State;
 use crate::error::{Error, Result, raise, settle};
 use crate::kernels;
 
@@ -27,10 +28,6 @@ pub struct Options {
     pub memory_limit: Option<u64>,
 }
 
-/// Items of a work-group of our kernels.
-const LOCAL_SIZE: usize = 64;
-/// Uploads waiting for their copy may hold this many bytes of host memory.
-const PENDING_BYTES_MAX: usize = 64 << 20;
 /// Size of the first slab of the host's processor, whose memory is the host's.
 const HOST_SLAB_BYTES: u64 = 256 << 20;
 
@@ -42,20 +39,6 @@ pub struct Runtime {
     builder: Builder,
     limit_words: u64,
     state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    context: Context,
-    queue: CommandQueue,
-    arena: Arena,
-    slabs: Vec<Mem>,
-    slab_words: u64,
-    kernels: HashMap<String, Kernel>,
-    /// Host copies that the driver may still read; freed when the queue is known to be done.
-    pending: Vec<Vec<u32>>,
-    pending_bytes: usize,
-    report: CacheReport,
 }
 
 /// A piece of device memory; freed when dropped.
@@ -114,15 +97,18 @@ impl Runtime {
             core::create_context(Some(&properties), &[device], None, None).map_err(Error::call("create context"))?;
         let queue = core::create_command_queue(&context, device, None).map_err(Error::call("create queue"))?;
         let limit = options.memory_limit.unwrap_or(info.memory_bytes / 10 * 9);
+        let granules = |bytes: u64| (bytes / 4).min(SLAB_WORDS_MAX) / GRANULE_WORDS * GRANULE_WORDS;
+        let slab_words_max = granules(info.allocation_bytes);
         // Four slabs must be able to hold all that may be used.
         let wanted = if info.kind == DeviceKind::Cpu { HOST_SLAB_BYTES } else { limit.div_ceil(SLABS_MAX as u64) };
-        let slab_words = (wanted.min(info.allocation_bytes) / 4).min(SLAB_WORDS_MAX);
+        let slab_words = granules(wanted).min(slab_words_max);
         let state = State {
             context: context.clone(),
             queue,
             arena: Arena::default(),
             slabs: Vec::new(),
-            slab_words: slab_words / GRANULE_WORDS * GRANULE_WORDS,
+            slab_words,
+            slab_words_max,
             kernels: HashMap::new(),
             pending: Vec::new(),
             pending_bytes: 0,
@@ -171,9 +157,24 @@ impl Runtime {
         self.limit_words * 4
     }
 
+    /// Declines a job that needs more memory than may be used, whatever is free at the moment.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] with both figures.
+    pub fn must_fit(&self, needed: u64) -> Result<()> {
+        let limit = self.memory_limit();
+        if needed <= limit { Ok(()) } else { Err(Error::OutOfMemory { needed, free: limit, limit }) }
+    }
+
     /// Starts the memory peak again.
     pub fn reset_peak(&self) {
         self.lock().arena.reset_peak();
+    }
+
+    /// Identifies the kernel library together with the device and its driver.
+    #[must_use]
+    pub fn library_key(&self) -> String {
+        self.builder.key(&kernels::library())
     }
 
     pub(crate) fn host_fallback(&self, what: &str) {
@@ -204,11 +205,6 @@ impl Runtime {
             state.kernels.insert((*name).to_owned(), kernel);
         }
         Ok(())
-    }
-
-    /// Whether a kernel of this name is ready.
-    pub(crate) fn has_kernel(&self, name: &str) -> bool {
-        self.lock().kernels.contains_key(name)
     }
 
     /// Takes device memory of `words` words; its content is undefined.
@@ -264,141 +260,6 @@ impl Runtime {
     /// Waits for all that was started.
     pub(crate) fn finish(&self) {
         settle(self.lock().finish());
-    }
-}
-
-impl State {
-    fn take(&mut self, words: u64, limit_words: u64) -> Result<Place> {
-        let full = |state: &Self| Error::OutOfMemory {
-            needed: words * 4,
-            free: limit_words.saturating_sub(state.arena.used()) * 4,
-            limit: limit_words * 4,
-        };
-        if self.arena.used() + Arena::rounded(words) > limit_words {
-            return Err(full(self));
-        }
-        if let Some(place) = self.arena.take(words) {
-            return Ok(place);
-        }
-        if self.slabs.len() == SLABS_MAX || words > SLAB_WORDS_MAX {
-            return Err(full(self));
-        }
-        // Later slabs double, so that the four hold what the device has.
-        let grown = self.slab_words << self.slabs.len();
-        let size = grown.max(Arena::rounded(words)).min(SLAB_WORDS_MAX);
-        let length = usize::try_from(size).map_err(|_| full(self))?;
-        // SAFETY: no host pointer is given, so the flags ask for nothing of ours.
-        #[allow(unsafe_code, reason = "the driver's call is unsafe for host pointers; none is given")]
-        let slab = unsafe { core::create_buffer::<_, u32>(&self.context, MemFlags::READ_WRITE, length, None) }
-            .map_err(|_| full(self))?;
-        self.slabs.push(slab);
-        self.arena.add_slab(size);
-        self.arena.take(words).ok_or_else(|| full(self))
-    }
-
-    fn slab(&self, place: Place) -> Result<&Mem> {
-        self.slabs.get(place.slab).ok_or_else(|| Error::Call { call: "slab", reason: "no such slab".to_owned() })
-    }
-
-    fn launch(&mut self, launch: &Launch<'_>) -> Result<()> {
-        let unknown = || Error::Call { call: "launch", reason: format!("no kernel {}", launch.kernel) };
-        let kernel = self.kernels.get(launch.kernel).ok_or_else(unknown)?;
-        let first = self.slabs.first().ok_or_else(unknown)?;
-        let mut index = 0;
-        for number in 0..SLABS_MAX {
-            let slab = self.slabs.get(number).unwrap_or(first);
-            core::set_kernel_arg(kernel, index, ArgVal::mem(slab)).map_err(Error::call("set kernel argument"))?;
-            index += 1;
-        }
-        for value in launch.args {
-            core::set_kernel_arg(kernel, index, ArgVal::scalar(value)).map_err(Error::call("set kernel argument"))?;
-            index += 1;
-        }
-        let global = [launch.items.next_multiple_of(LOCAL_SIZE), launch.rows, 1];
-        // SAFETY: the kernels are ours; each bounds its item number by an argument and reaches memory only through the
-        // addresses given, whose blocks the caller holds.
-        #[allow(unsafe_code, reason = "running a kernel is outside of what the compiler can check")]
-        unsafe {
-            core::enqueue_kernel(
-                &self.queue,
-                kernel,
-                2,
-                None,
-                &global,
-                Some([LOCAL_SIZE, 1, 1]),
-                None::<Event>,
-                None::<&mut Event>,
-            )
-        }
-        .map_err(Error::call("start kernel"))
-    }
-
-    fn write(&mut self, place: Place, offset: usize, words: Vec<u32>) -> Result<()> {
-        let at = place.at(offset, words.len())?;
-        let slab = self.slab(place)?;
-        // SAFETY: `words` moves into `pending` below and stays there until the queue is done; `at` is inside the block.
-        #[allow(unsafe_code, reason = "the source must outlive the copy, which the compiler cannot see")]
-        unsafe { core::enqueue_write_buffer(&self.queue, slab, false, at, &words, None::<Event>, None::<&mut Event>) }
-            .map_err(Error::call("write"))?;
-        self.pending_bytes += words.len() * 4;
-        self.pending.push(words);
-        if self.pending_bytes > PENDING_BYTES_MAX { self.finish() } else { Ok(()) }
-    }
-
-    fn read(&mut self, place: Place, offset: usize, len: usize) -> Result<Vec<u32>> {
-        let at = place.at(offset, len)?;
-        let mut words = vec![0_u32; len];
-        // SAFETY: the call returns only when the copy is complete; `at` is inside the block.
-        #[allow(unsafe_code, reason = "the target must outlive the copy; the call blocks")]
-        unsafe {
-            core::enqueue_read_buffer(
-                &self.queue,
-                self.slab(place)?,
-                true,
-                at,
-                &mut words,
-                None::<Event>,
-                None::<&mut Event>,
-            )
-        }
-        .map_err(Error::call("read"))?;
-        // In order: whatever was uploaded before has been copied.
-        self.pending.clear();
-        self.pending_bytes = 0;
-        Ok(words)
-    }
-
-    fn copy(&mut self, source: (Place, usize), target: (Place, usize), len: usize) -> Result<()> {
-        let (from, to) = (source.0.at(source.1, len)?, target.0.at(target.1, len)?);
-        let (a, b) = (self.slab(source.0)?, self.slab(target.0)?);
-        core::enqueue_copy_buffer::<u32, _, _, _>(&self.queue, a, b, from, to, len, None::<Event>, None::<&mut Event>)
-            .map_err(Error::call("copy"))
-    }
-
-    fn zero(&mut self, place: Place, offset: usize, len: usize) -> Result<()> {
-        let at = place.at(offset, len)?;
-        let slab = self.slab(place)?;
-        core::enqueue_fill_buffer(&self.queue, slab, 0_u32, at, len, None::<Event>, None::<&mut Event>, None)
-            .map_err(Error::call("fill"))
-    }
-
-    fn finish(&mut self) -> Result<()> {
-        core::finish(&self.queue).map_err(Error::call("finish"))?;
-        self.pending.clear();
-        self.pending_bytes = 0;
-        Ok(())
-    }
-}
-
-impl Place {
-    /// Position in the slab of word `offset` of the block, of which `len` words must exist.
-    fn at(self, offset: usize, len: usize) -> Result<usize> {
-        let outside =
-            || Error::Call { call: "address", reason: format!("{len} words from {offset} of {}", self.words) };
-        if offset.checked_add(len).is_none_or(|end| end as u64 > self.words) {
-            return Err(outside());
-        }
-        usize::try_from(self.offset + offset as u64).map_err(|_| outside())
     }
 }
 

@@ -20,7 +20,7 @@
     BLAKE_G(v2, v7, v8, v13, o, p); \
     BLAKE_G(v3, v4, v9, v14, q, r)
 
-inline void blake_start(uint *h)
+static inline void blake_start(uint *h)
 {
     h[0] = 0x6a09e667u ^ 0x01010020u;
     h[1] = 0xbb67ae85u;
@@ -33,7 +33,7 @@ inline void blake_start(uint *h)
 }
 
 // `length`: bytes so far, this block included; messages are shorter than 2^32 bytes.
-inline void blake_compress(uint *h, const uint *m, uint length, uint last)
+static inline void blake_compress(uint *h, const uint *m, uint length, uint last)
 {
     uint v0 = h[0], v1 = h[1], v2 = h[2], v3 = h[3], v4 = h[4], v5 = h[5], v6 = h[6], v7 = h[7];
     uint v8 = 0x6a09e667u, v9 = 0xbb67ae85u, v10 = 0x3c6ef372u, v11 = 0xa54ff53au;
@@ -58,7 +58,7 @@ inline void blake_compress(uint *h, const uint *m, uint length, uint last)
     h[7] ^= v7 ^ v15;
 }
 
-inline void blake_store(const uint *h, __global uint4 *out)
+static inline void blake_store(const uint *h, __global uint4 *out)
 {
     out[0] = (uint4)(h[0], h[1], h[2], h[3]);
     out[1] = (uint4)(h[4], h[5], h[6], h[7]);
@@ -93,26 +93,53 @@ __kernel void merkle_leaves(SLABS, uint table, uint columns, uint out, uint n)
     blake_store(h, QUAD(out) + 2 * i);
 }
 
+static inline void blake_load(uint *m, __global const uint4 *in)
+{
+#pragma unroll
+    for (uint k = 0; k < 2; k++) {
+        uint4 part = in[k];
+        m[4 * k] = part.x;
+        m[4 * k + 1] = part.y;
+        m[4 * k + 2] = part.z;
+        m[4 * k + 3] = part.w;
+    }
+}
+
 // Node i: hash of children 2i and 2i + 1.
+static inline void merkle_node(__global const uint4 *children, __global uint4 *out, uint i)
+{
+    uint h[8];
+    uint m[16];
+    blake_load(m, children + 4 * (size_t)i);
+    blake_load(m + 8, children + 4 * (size_t)i + 2);
+    blake_start(h);
+    blake_compress(h, m, 64, 1);
+    blake_store(h, out + 2 * (size_t)i);
+}
+
 __kernel void merkle_layer(SLABS, uint children, uint out, uint n)
 {
     uint i = get_global_id(0);
     if (i >= n) {
         return;
     }
-    uint h[8];
-    uint m[16];
-#pragma unroll
-    for (uint k = 0; k < 4; k++) {
-        uint4 part = QUAD(children)[4 * i + k];
-        m[4 * k] = part.x;
-        m[4 * k + 1] = part.y;
-        m[4 * k + 2] = part.z;
-        m[4 * k + 3] = part.w;
+    merkle_node(QUAD(children), QUAD(out), i);
+}
+
+// Three layers at once, n nodes in the last: an item reads back what it has just written itself, so no barrier is needed.
+__kernel void merkle_layers_3(SLABS, uint children, uint out1, uint out2, uint out3, uint n)
+{
+    uint i = get_global_id(0);
+    if (i >= n) {
+        return;
     }
-    blake_start(h);
-    blake_compress(h, m, 64, 1);
-    blake_store(h, QUAD(out) + 2 * i);
+    for (uint k = 0; k < 4; k++) {
+        merkle_node(QUAD(children), QUAD(out1), 4 * i + k);
+    }
+    for (uint k = 0; k < 2; k++) {
+        merkle_node(QUAD(out1), QUAD(out2), 2 * i + k);
+    }
+    merkle_node(QUAD(out2), QUAD(out3), i);
 }
 
 // Four columns to sixteen: row i of column (coordinate + 4 k) is row 4 i + k of the coordinate's column.

@@ -1,7 +1,7 @@
 // @K@ layers of the circle transforms in registers, without local memory or barriers. Each item holds 2^@K@ values that
 // lie 2^lo apart. `tables` lists the source columns, then the target columns.
 
-inline void fft_load_@K@(uint *v, __global const uint *source, uint base, uint lo, uint source_len)
+static inline void fft_load_@K@(uint *v, __global const uint *source, uint base, uint lo, uint source_len)
 {
 #pragma unroll
     for (uint m = 0; m < 1u << @K@; m++) {
@@ -11,7 +11,7 @@ inline void fft_load_@K@(uint *v, __global const uint *source, uint base, uint l
 }
 
 // Twiddle number h of layer `layer`; layer 0, the circle's, follows from layer 1.
-inline uint fft_twiddle_@K@(__global const uint *w, uint w_len, uint log_w, uint layer, uint h)
+static inline uint fft_twiddle_@K@(__global const uint *w, uint w_len, uint log_w, uint layer, uint h)
 {
     if (layer > 0) {
         return w[w_len - (1u << (log_w - layer)) + h];

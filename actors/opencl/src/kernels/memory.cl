@@ -5,7 +5,7 @@
 #define COLUMN(address) column_at(s0, s1, s2, s3, address)
 #define QUAD(address) ((__global uint4 *)column_at(s0, s1, s2, s3, address))
 
-inline __global uint *column_at(SLABS, uint address)
+static inline __global uint *column_at(SLABS, uint address)
 {
     uint slab = address >> 30;
     __global uint *base = slab == 0 ? s0 : slab == 1 ? s1 : slab == 2 ? s2 : s3;
@@ -13,7 +13,7 @@ inline __global uint *column_at(SLABS, uint address)
 }
 
 // Reverses the lower `bits` bits of `value`; `bits` is at least 1.
-inline uint reverse_bits(uint value, uint bits)
+static inline uint reverse_bits(uint value, uint bits)
 {
     value = ((value >> 1) & 0x55555555u) | ((value & 0x55555555u) << 1);
     value = ((value >> 2) & 0x33333333u) | ((value & 0x33333333u) << 2);
@@ -24,7 +24,7 @@ inline uint reverse_bits(uint value, uint bits)
 }
 
 // Row of a column shorter by `ratio` doublings that stands for row `row` of the long one.
-inline uint lifted(uint row, uint ratio)
+static inline uint lifted(uint row, uint ratio)
 {
     return ((row >> (ratio + 1)) << 1) + (row & 1);
 }

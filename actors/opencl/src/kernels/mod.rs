@@ -43,6 +43,7 @@ pub(crate) const LIBRARY_KERNELS: &[&str] = &[
     "twiddles",
     "merkle_leaves",
     "merkle_layer",
+    "merkle_layers_3",
     "pack_leaves",
     "grind",
     "numerators",

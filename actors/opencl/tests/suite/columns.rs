@@ -42,9 +42,8 @@ fn bit_reversal_is_stwos() {
 
 #[test]
 fn columns_are_copied_split_and_changed() {
-    let runtime = device();
+    device();
     let mut rng = rng(2);
-    let (used, _) = runtime.memory();
     for len in [1, 2, 3, 16, 31, 32, 64, 100, 4096] {
         let values = base_values(&mut rng, len);
         let column = OclColumn::from_cpu(&values);
@@ -59,7 +58,6 @@ fn columns_are_copied_split_and_changed() {
         let zeros = <OclColumn<BaseField> as Column<BaseField>>::zeros(len);
         assert_eq!(zeros.to_cpu(), vec![BaseField::from_u32_unchecked(0); len]);
     }
-    assert_eq!(runtime.memory().0, used, "all of it is free again");
 }
 
 #[test]

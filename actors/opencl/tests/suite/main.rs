@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in tests a failed expectation is a failed test")]
 
 mod backend;
+mod binary;
 mod columns;
+mod constraints;
+mod lookups;
+mod proofs;
 mod support;
 mod transforms;

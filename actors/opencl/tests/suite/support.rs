@@ -12,18 +12,18 @@ use stwo::prover::backend::{Column, CpuBackend};
 use stwo::prover::secure_column::SecureColumnByCoords;
 
 /// The device of this test process.
-pub fn device() -> &'static Runtime {
+pub(crate) fn device() -> &'static Runtime {
     let choice = std::env::var("PROOFGPU_DEVICE").map_or_else(|_| Choice::any(), |name| Choice::pinned(&name));
     let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("opencl-kernels"));
     open(&Options { choice, cache, memory_limit: None }).expect("an OpenCL device: scripts/setup.sh installs PoCL")
 }
 
-pub fn rng(seed: u64) -> StdRng {
+pub(crate) fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
 /// Random values, the first few from the edges.
-pub fn base_values(rng: &mut StdRng, len: usize) -> Vec<BaseField> {
+pub(crate) fn base_values(rng: &mut StdRng, len: usize) -> Vec<BaseField> {
     let edges = [0, P - 1, 1, P / 2, 1 << 30];
     (0..len)
         .map(|i| {
@@ -32,18 +32,18 @@ pub fn base_values(rng: &mut StdRng, len: usize) -> Vec<BaseField> {
         .collect()
 }
 
-pub fn secure_value(rng: &mut StdRng) -> SecureField {
+pub(crate) fn secure_value(rng: &mut StdRng) -> SecureField {
     SecureField::from_m31_array(std::array::from_fn(|_| BaseField::from_u32_unchecked(rng.random_range(0..P))))
 }
 
-pub fn secure_columns(rng: &mut StdRng, len: usize) -> SecureColumnByCoords<CpuBackend> {
+pub(crate) fn secure_columns(rng: &mut StdRng, len: usize) -> SecureColumnByCoords<CpuBackend> {
     SecureColumnByCoords { columns: std::array::from_fn(|_| base_values(rng, len)) }
 }
 
-pub fn to_device(column: &SecureColumnByCoords<CpuBackend>) -> SecureColumnByCoords<OclBackend> {
+pub(crate) fn to_device(column: &SecureColumnByCoords<CpuBackend>) -> SecureColumnByCoords<OclBackend> {
     SecureColumnByCoords { columns: column.columns.each_ref().map(|values| OclColumn::from_cpu(values)) }
 }
 
-pub fn to_host(column: &SecureColumnByCoords<OclBackend>) -> [Vec<BaseField>; 4] {
+pub(crate) fn to_host(column: &SecureColumnByCoords<OclBackend>) -> [Vec<BaseField>; 4] {
     column.columns.each_ref().map(Column::to_cpu)
 }
