@@ -44,7 +44,8 @@ fn transforms_are_stwos() {
         let expected = CpuEvaluation::new(domain, values.clone()).interpolate_with_twiddles(&cpu);
         let poly = OclEvaluation::new(domain, OclColumn::from_cpu(&values)).interpolate_with_twiddles(&ocl);
         assert_eq!(poly.coeffs.to_cpu(), expected.coeffs, "interpolation of 2^{log}");
-        for blowup in 0..=2 {
+        // stwo's CPU backend does not take a domain of two points for a doubling of a larger one.
+        for blowup in u32::from(log == 1)..=2 {
             let larger = CanonicCoset::new(log + blowup).circle_domain();
             let result = poly.evaluate_with_twiddles(larger, &ocl);
             let expected = expected.evaluate_with_twiddles(larger, &cpu);
