@@ -10,8 +10,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=scripts/env.sh
 . "$root/scripts/env.sh"
 
-# C and C++ compiler for RocksDB and zstd, libclang for the bindings generator, python3 for the asset step below.
-packages=(build-essential ca-certificates clang curl libclang-dev pkg-config python3)
+# C and C++ compiler for RocksDB and zstd, libclang for the bindings generator, python3 for the asset step below; the
+# OpenCL loader for the binary proofmesh-gpu, and PoCL, an OpenCL driver for the CPU, for its tests.
+packages=(build-essential ca-certificates clang curl libclang-dev pkg-config python3 ocl-icd-opencl-dev pocl-opencl-icd)
 nextest_version=0.9.143
 
 patched_crate=stwo-cairo-common

@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("network", &["types"]),
     ("composition", &[]),
     ("prover", &["types", "proof", "composition"]),
+    ("opencl", &[]),
     ("engine", &["types", "consensus", "ledger", "proof", "storage", "network", "prover"]),
     ("proofmesh", &["types", "consensus", "ledger", "proof", "storage", "network", "prover", "engine"]),
     ("testnet", &["types", "consensus", "ledger", "proof", "storage", "network", "prover", "engine", "proofmesh"]),
@@ -36,12 +37,12 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("axum", &["proofmesh"]),
     ("cairo-program-runner-lib", &["prover"]),
     ("cairo-vm", &["prover"]),
-    ("clap", &["proofmesh", "testnet"]),
+    ("clap", &["opencl", "proofmesh", "testnet"]),
     ("getrandom", &["network", "engine", "proofmesh", "testnet"]),
     ("jsonrpsee*", &["proofmesh"]),
     ("landlock", &["prover"]),
     ("libp2p*", &["network"]),
-    ("ocl", &[]),
+    ("ocl", &["opencl"]),
     ("ractor", &["engine"]),
     ("rand*", &["testnet"]),
     ("rayon", &["composition", "prover"]),
@@ -52,8 +53,10 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("tokio*", &["network", "prover", "engine", "proofmesh", "testnet"]),
 ];
 
-/// Features that make a verifier a prover; only the crates `prover` and `composition` may ask for them.
+/// Features that make a verifier a prover.
 const PROVER_FEATURES: &[&str] = &["prover", "parallel"];
+/// Crates that may ask for them.
+const PROVERS: &[&str] = &["composition", "opencl", "prover"];
 
 /// What may not be named in `protocol/` outside tests: paths below `std`.
 const PROTOCOL_STD: &[&str] = &["env", "fs", "net", "process", "thread"];
@@ -211,12 +214,8 @@ fn check_manifests(metadata: &Value) -> Vec<String> {
             }
             let features = dependency["features"].as_array().map(Vec::as_slice).unwrap_or_default();
             for feature in features.iter().filter_map(Value::as_str) {
-                if !matches!(name, "prover" | "composition")
-                    && used.starts_with("stwo")
-                    && PROVER_FEATURES.contains(&feature)
-                {
-                    violations
-                        .push(format!("{name} asks {used} for the feature {feature}: only the prover's crates may"));
+                if !PROVERS.contains(&name) && used.starts_with("stwo") && PROVER_FEATURES.contains(&feature) {
+                    violations.push(format!("{name} asks {used} for the feature {feature}: only {PROVERS:?} may"));
                 }
             }
         }

@@ -4,8 +4,9 @@ use clap::{Args, Subcommand};
 use prover::bench::{BenchOptions, cairo};
 use serde_json::{Value, json};
 
-use super::Output;
+use super::gpu::GpuArgs;
 use super::output::{object_of_pairs, plain, table};
+use super::{Output, gpu};
 use crate::cpu;
 use crate::failure::Failure;
 
@@ -16,6 +17,8 @@ const STEPS: [u64; 2] = [122_000, 1_200_000];
 pub(crate) enum BenchCommand {
     /// Prove Cairo programs of given lengths.
     Cairo(CairoArgs),
+    /// Prove a built-in workload on an OpenCL device, or on the CPU for comparison.
+    Air(GpuArgs),
 }
 
 #[derive(Debug, Args)]
@@ -32,7 +35,10 @@ pub(crate) struct CairoArgs {
 }
 
 pub(super) fn bench(out: Output, command: &BenchCommand) -> Result<(), Failure> {
-    let BenchCommand::Cairo(args) = command;
+    let args = match command {
+        BenchCommand::Cairo(args) => args,
+        BenchCommand::Air(args) => return gpu::run(out, &["bench", "air"], args),
+    };
     let steps = if args.steps.is_empty() { STEPS.to_vec() } else { args.steps.clone() };
     if let Some(bad) = steps.iter().find(|n| **n < 1000 || **n > prover::limits::STEPS_MAX) {
         return Err(Failure::usage("steps: outside what this engine proves")

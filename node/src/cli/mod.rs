@@ -5,6 +5,7 @@ mod bench;
 mod config;
 mod db;
 mod doctor;
+mod gpu;
 mod init;
 mod job;
 mod join;

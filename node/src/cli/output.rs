@@ -19,6 +19,11 @@ impl Output {
         Self { json }
     }
 
+    /// Whether JSON was asked for.
+    pub(crate) const fn json(self) -> bool {
+        self.json
+    }
+
     /// Whether a person watches: progress bars make sense.
     pub(crate) fn is_interactive(self) -> bool {
         !self.json && std::io::stderr().is_terminal()

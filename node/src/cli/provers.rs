@@ -1,12 +1,13 @@
-//! `prover register|update|exit|list|status`: the signed word of a prover's owner, and who proves.
+//! `prover register|update|exit|list|status|devices`: the signed word of a prover's owner, and who proves.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use types::transaction::Action;
 
+use super::gpu::GpuArgs;
 use super::output::{lines, plain, table};
 use super::tx::{Signer, SigningArgs, submit};
-use super::{ClientArgs, Context};
+use super::{ClientArgs, Context, gpu};
 use crate::client::{Client, block_on};
 use crate::failure::Failure;
 
@@ -22,6 +23,8 @@ pub(super) enum ProverCommand {
     List(ClientArgs),
     /// What the node's own prover does, and why.
     Status(ClientArgs),
+    /// The OpenCL devices of this machine, and which can be used.
+    Devices(GpuArgs),
 }
 
 /// What a prover takes.
@@ -60,6 +63,7 @@ pub(super) fn prover(context: &Context, command: &ProverCommand) -> Result<(), F
         ProverCommand::Exit(args) => sign_and_send(context, &args.signing, &args.client, Action::ExitProver),
         ProverCommand::List(args) => list(context, args),
         ProverCommand::Status(args) => status(context, args),
+        ProverCommand::Devices(args) => gpu::run(context.out, &["devices"], args),
     }
 }
 

@@ -1,0 +1,107 @@
+//! Lifted Merkle trees of Blake2s: a leaf hashes one row of all columns, shorter ones repeated.
+
+use stwo::core::fields::m31::BaseField;
+use stwo::core::fields::qm31::SECURE_EXTENSION_DEGREE;
+use stwo::core::vcs::blake2_hash::{Blake2sHash, Blake2sHasher};
+use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleHasher;
+use stwo::core::vcs_lifted::verifier::PACKED_LEAF_SIZE;
+use stwo::prover::backend::Col;
+use stwo::prover::vcs_lifted::ops::{MerkleOpsLifted, PackLeavesOps};
+use stwo::prover::vcs_lifted::prover::MerkleProverLifted;
+
+use super::{OclBackend, OclColumn, Table};
+use crate::device::{Launch, runtime};
+use crate::error::{Error, raise};
+
+impl MerkleOpsLifted<Blake2sMerkleHasher> for OclBackend {
+    fn build_leaves(columns: &[&Col<Self, BaseField>], lifting_log_size: u32) -> Col<Self, Blake2sHash> {
+        if columns.is_empty() {
+            return OclColumn::from_cpu(&[Blake2sHasher::default().finalize()]);
+        }
+        let entry = |column: &&OclColumn<BaseField>| {
+            let log_size = column.log_len();
+            if log_size == 0 || log_size > lifting_log_size {
+                raise(Error::Input {
+                    field: "committed column",
+                    value: format!("2^{log_size} rows"),
+                    limit: format!("2^1 to 2^{lifting_log_size}"),
+                });
+            }
+            [column.address(), lifting_log_size - log_size]
+        };
+        let table = Table::new(columns.iter().flat_map(entry).collect());
+        let leaves = OclColumn::undefined(1 << lifting_log_size);
+        let args = [table.address(), columns.len() as u32, leaves.address(), 1 << lifting_log_size];
+        runtime().launch(&Launch { kernel: "merkle_leaves", items: 1 << lifting_log_size, rows: 1, args: &args });
+        leaves
+    }
+
+    fn build_next_layer(prev_layer: &Col<Self, Blake2sHash>) -> Col<Self, Blake2sHash> {
+        let len = prev_layer.count() / 2;
+        let layer = OclColumn::undefined(len);
+        let args = [prev_layer.address(), layer.address(), len as u32];
+        runtime().launch(&Launch { kernel: "merkle_layer", items: len, rows: 1, args: &args });
+        layer
+    }
+}
+
+/// Layers that one kernel makes at once.
+const LAYERS_AT_ONCE: u32 = 3;
+/// Below this logarithm of nodes a layer is too small to fill a device, and a kernel start costs more than its hashes.
+const SMALL_LOG: u32 = 14;
+
+/// The tree over leaves, as stwo builds it, with fewer kernel starts: the upper layers are made three at once.
+fn tree_over(leaves: OclColumn<Blake2sHash>) -> MerkleProverLifted<OclBackend, Blake2sMerkleHasher> {
+    let mut log_size = leaves.log_len();
+    let mut layers = vec![leaves];
+    while log_size > 0 {
+        let Some(children) = layers.last() else { break };
+        if log_size > SMALL_LOG || log_size < LAYERS_AT_ONCE {
+            let layer = OclBackend::build_next_layer(children);
+            layers.push(layer);
+            log_size -= 1;
+            continue;
+        }
+        let next: [OclColumn<Blake2sHash>; LAYERS_AT_ONCE as usize] =
+            std::array::from_fn(|k| OclColumn::undefined(1 << (log_size - 1 - k as u32)));
+        log_size -= LAYERS_AT_ONCE;
+        let args = [children.address(), next[0].address(), next[1].address(), next[2].address(), 1 << log_size];
+        runtime().launch(&Launch { kernel: "merkle_layers_3", items: 1 << log_size, rows: 1, args: &args });
+        layers.extend(next);
+    }
+    layers.reverse();
+    MerkleProverLifted { layers }
+}
+
+/// The tree over columns of any sizes, in any order, as stwo's `MerkleProverLifted::commit` builds it.
+pub(crate) fn tree_of(
+    columns: &[&OclColumn<BaseField>],
+    lifting_log_size: u32,
+) -> MerkleProverLifted<OclBackend, Blake2sMerkleHasher> {
+    let mut sorted = columns.to_vec();
+    sorted.sort_by_key(|column| column.count());
+    tree_over(OclBackend::build_leaves(&sorted, lifting_log_size))
+}
+
+impl PackLeavesOps for OclBackend {
+    fn pack_leaves_input(
+        values: &[&Col<Self, BaseField>; SECURE_EXTENSION_DEGREE],
+    ) -> [Col<Self, BaseField>; SECURE_EXTENSION_DEGREE * PACKED_LEAF_SIZE] {
+        let len = values[0].count();
+        if values.iter().any(|column| column.count() != len) || !len.is_multiple_of(PACKED_LEAF_SIZE) {
+            raise(Error::Input {
+                field: "packed columns",
+                value: format!("{len} rows"),
+                limit: format!("four columns of the same multiple of {PACKED_LEAF_SIZE} rows"),
+            });
+        }
+        let rows = len / PACKED_LEAF_SIZE;
+        let packed: [_; SECURE_EXTENSION_DEGREE * PACKED_LEAF_SIZE] =
+            std::array::from_fn(|_| OclColumn::<BaseField>::undefined(rows));
+        let addresses = values.iter().map(|column| column.address()).chain(packed.iter().map(OclColumn::address));
+        let table = Table::new(addresses.collect());
+        let args = [table.address(), rows as u32];
+        runtime().launch(&Launch { kernel: "pack_leaves", items: rows, rows: packed.len(), args: &args });
+        packed
+    }
+}

@@ -1,0 +1,215 @@
+//! Translates a graph to OpenCL C. Owns the order of the statements, the split into several kernels, and the layout of
+//! the parameters. The text depends on the graph's structure only.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use super::graph::{Graph, Id, Node};
+use crate::kernels::PRELUDE;
+
+/// Statements of one kernel at most (a single constraint may exceed it).
+const STATEMENTS_MAX: usize = 1500;
+/// Words live at once in one kernel at most, as far as the split can help it.
+const LIVE_WORDS_MAX: usize = 160;
+
+/// Kernels for one structure.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    /// Hash of the structure; part of the kernels' names.
+    pub(super) key: String,
+    pub(super) text: String,
+    pub(super) kernels: Vec<String>,
+}
+
+/// Row at an offset in the trace domain, on an evaluation domain in bit-reversed order.
+const OFFSET_ROW: &str = "
+static inline uint offset_row(uint row, uint log_trace, uint log_eval, int offset)
+{
+    uint middle = 1u << (log_eval - 1);
+    uint step = (uint)offset << (log_eval - log_trace - 1);
+    uint index = reverse_bits(row, log_eval);
+    uint upper = index & middle;
+    uint moved = (upper ? index - step : index + step) & (middle - 1);
+    return reverse_bits(moved | upper, log_eval);
+}
+";
+
+/// Layout of the parameters in words: secure slots, coefficients of the constraints, base slots, denominators.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    coefficients: usize,
+    base: usize,
+    denominators: usize,
+}
+
+impl Layout {
+    fn of(graph: &Graph) -> Self {
+        let coefficients = 4 * graph.secure_slots.len();
+        let base = coefficients + 4 * graph.constraints.len();
+        Self { coefficients, base, denominators: base + graph.base_slots.len() }
+    }
+}
+
+/// The parameters of a launch in the layout of the kernels.
+pub(super) fn parameters(graph: &Graph, coefficients: &[[u32; 4]], denominators: &[u32]) -> Vec<u32> {
+    let secure = graph.secure_slots.iter().chain(coefficients).flatten();
+    secure.chain(&graph.base_slots).chain(denominators).copied().collect()
+}
+
+/// Nodes that a set of constraints needs, arguments first, in the order in which depth-first search leaves them.
+fn schedule(graph: &Graph, constraints: &[Id]) -> Vec<Id> {
+    let mut order = Vec::new();
+    let mut done = BTreeSet::new();
+    for root in constraints {
+        let mut stack = vec![(*root, false)];
+        while let Some((id, entered)) = stack.pop() {
+            if done.contains(&id) {
+                continue;
+            }
+            if entered {
+                done.insert(id);
+                order.push(id);
+                continue;
+            }
+            stack.push((id, true));
+            let arguments = Graph::arguments(graph.nodes[id as usize]);
+            stack.extend(arguments.into_iter().rev().map(|argument| (argument, false)));
+        }
+    }
+    order
+}
+
+/// Most words that are live at once when `order` is computed and each constraint used as soon as it is known.
+fn live_words(graph: &Graph, order: &[Id]) -> usize {
+    let mut last_use = vec![0_usize; graph.nodes.len()];
+    for (position, id) in order.iter().enumerate() {
+        last_use[*id as usize] = position;
+        for argument in Graph::arguments(graph.nodes[*id as usize]) {
+            last_use[argument as usize] = position;
+        }
+    }
+    let words = |id: Id| if graph.is_secure(id) { 4 } else { 1 };
+    let mut live = 0_usize;
+    let mut most = 0;
+    let mut ending: Vec<usize> = vec![0; order.len() + 1];
+    for (position, id) in order.iter().enumerate() {
+        live += words(*id);
+        ending[last_use[*id as usize]] += words(*id);
+        most = most.max(live);
+        live -= ending[position];
+    }
+    most
+}
+
+/// Cuts the constraints into runs that fit a kernel.
+fn split(graph: &Graph) -> Vec<std::ops::Range<usize>> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    let count = graph.constraints.len();
+    while start < count {
+        let fits = |end: usize| {
+            let order = schedule(graph, &graph.constraints[start..end]);
+            order.len() <= STATEMENTS_MAX && live_words(graph, &order) <= LIVE_WORDS_MAX
+        };
+        // The longest run that fits, by bisection: more constraints never need less.
+        let (mut good, mut bad) = (start + 1, count + 1);
+        while bad - good > 1 {
+            let middle = usize::midpoint(good, bad);
+            if fits(middle) {
+                good = middle;
+            } else {
+                bad = middle;
+            }
+        }
+        parts.push(start..good);
+        start = good;
+    }
+    parts
+}
+
+fn name(graph: &Graph, id: Id) -> String {
+    format!("{}{id}", if graph.is_secure(id) { 'q' } else { 'b' })
+}
+
+fn expression(graph: &Graph, id: Id, layout: Layout) -> String {
+    let of = |id: Id| name(graph, id);
+    let secure = graph.is_secure(id);
+    let prefix = if secure { "qm31" } else { "m31" };
+    match graph.nodes[id as usize] {
+        Node::Literal(value) => format!("{value}"),
+        Node::Mask { column, offset: 0 } => format!("COLUMN(list[{column}])[row]"),
+        Node::Mask { column, offset } => {
+            format!("COLUMN(list[{column}])[offset_row(row, log_trace, log_eval, {offset})]")
+        }
+        Node::BaseSlot(slot) => format!("words[{}]", layout.base + slot as usize),
+        Node::SecureSlot(slot) => format!("quads[{slot}]"),
+        Node::Lift(a) => format!("(qm31)({}, 0, 0, 0)", of(a)),
+        Node::Combine([a, b, c, d]) => format!("(qm31)({}, {}, {}, {})", of(a), of(b), of(c), of(d)),
+        Node::Add(a, b) => format!("{prefix}_add({}, {})", of(a), of(b)),
+        Node::Sub(a, b) => format!("{prefix}_sub({}, {})", of(a), of(b)),
+        Node::Mul(a, b) => format!("{prefix}_mul({}, {})", of(a), of(b)),
+        Node::Scale(a, b) => format!("qm31_mul_m31({}, {})", of(a), of(b)),
+        Node::Shift(a, b) => format!("(qm31)(m31_add({0}.x, {1}), {0}.yzw)", of(a), of(b)),
+        Node::Inverse(a) => format!("m31_inverse({})", of(a)),
+    }
+}
+
+fn kernel(graph: &Graph, part: std::ops::Range<usize>, name_of_kernel: &str, layout: Layout) -> String {
+    let mut text = format!(
+        "\n__kernel void {name_of_kernel}(SLABS, uint table, uint params, uint out, uint log_trace, uint log_eval)\n{{\n\
+         \x20   uint row = get_global_id(0);\n    if (row >= 1u << log_eval) {{\n        return;\n    }}\n\
+         \x20   __global const uint *list = COLUMN(table);\n    __global const uint *words = COLUMN(params);\n\
+         \x20   __global const uint4 *quads = QUAD(params);\n    qm31 sum = (qm31)(0);\n"
+    );
+    let mut done = BTreeSet::new();
+    for index in part {
+        let root = graph.constraints[index];
+        for id in schedule(graph, &[root]) {
+            if !done.insert(id) {
+                continue;
+            }
+            let kind = if graph.is_secure(id) { "qm31" } else { "uint" };
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "    {kind} {} = {};", name(graph, id), expression(graph, id, layout));
+        }
+        let coefficient = layout.coefficients / 4 + index;
+        let term = match graph.nodes[root as usize] {
+            Node::Lift(inner) => format!("qm31_mul_m31(quads[{coefficient}], {})", name(graph, inner)),
+            _ => format!("qm31_mul(quads[{coefficient}], {})", name(graph, root)),
+        };
+        let _ = writeln!(text, "    sum = qm31_add(sum, {term});");
+    }
+    let _ = write!(
+        text,
+        "    sum = qm31_mul_m31(sum, words[{} + (row >> log_trace)]);\n    __global const uint *target = COLUMN(out);\n",
+        layout.denominators
+    );
+    for (coordinate, field) in ["x", "y", "z", "w"].into_iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "    COLUMN(target[{coordinate}])[row] = m31_add(COLUMN(target[{coordinate}])[row], sum.{field});"
+        );
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// The kernels of a graph.
+pub(super) fn emit(graph: &Graph) -> Source {
+    let layout = Layout::of(graph);
+    let parts = split(graph);
+    // The name is part of the text, and the key is the hash of the text without it.
+    let mut hasher = blake3::Hasher::new();
+    for part in &parts {
+        hasher.update(kernel(graph, part.clone(), "", layout).as_bytes());
+    }
+    let key = hasher.finalize().to_hex()[..16].to_owned();
+    let mut text = format!("{PRELUDE}{OFFSET_ROW}");
+    let mut kernels = Vec::new();
+    for (number, part) in parts.into_iter().enumerate() {
+        let name = format!("constraints_{key}_{number}");
+        text.push_str(&kernel(graph, part, &name, layout));
+        kernels.push(name);
+    }
+    Source { key, text, kernels }
+}

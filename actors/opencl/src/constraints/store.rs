@@ -1,0 +1,91 @@
+//! Which constraint kernels are compiled. Owns the states (compiling, ready, refused) per structure; a proof that finds
+//! none ready evaluates on the host and says so.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::emit::Source;
+use crate::device::runtime;
+use crate::error::Error;
+
+/// What to do when a structure is seen for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compile {
+    /// Wait for the compiler: benchmarks, tests, warming up.
+    Wait,
+    /// Compile in a thread of its own and evaluate on the host meanwhile.
+    Background,
+}
+
+#[derive(Debug, Clone)]
+enum Status {
+    Compiling,
+    Ready,
+    Refused(String),
+}
+
+static BACKGROUND: AtomicBool = AtomicBool::new(false);
+static STATUS: Mutex<Option<HashMap<String, Status>>> = Mutex::new(None);
+
+/// Chooses what proofs from now on do with new structures; [`Compile::Wait`] at the start.
+pub fn set_compile_mode(mode: Compile) {
+    BACKGROUND.store(mode == Compile::Background, Ordering::Relaxed);
+}
+
+/// The present choice.
+#[must_use]
+pub fn compile_mode() -> Compile {
+    if BACKGROUND.load(Ordering::Relaxed) { Compile::Background } else { Compile::Wait }
+}
+
+fn status() -> MutexGuard<'static, Option<HashMap<String, Status>>> {
+    STATUS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn set(key: &str, value: Status) {
+    status().get_or_insert_default().insert(key.to_owned(), value);
+}
+
+fn compile(source: &Source) -> Status {
+    let names: Vec<&str> = source.kernels.iter().map(String::as_str).collect();
+    match runtime().add_program("constraints", &source.text, &names) {
+        Ok(()) => Status::Ready,
+        Err(error) => {
+            tracing::error!(%error, key = source.key, "constraints stay on the host");
+            Status::Refused(error.to_string())
+        }
+    }
+}
+
+/// Makes the kernels of `source` callable.
+///
+/// # Errors
+/// [`Error::Build`] with the reason why they are not: the compiler is at work, or it refused them.
+pub(super) fn ready(source: &Source) -> Result<(), Error> {
+    let not_yet = |log: &str| Error::Build {
+        device: runtime().info().name.clone(),
+        what: format!("constraints {}", source.key),
+        log: log.to_owned(),
+    };
+    let known = status().get_or_insert_default().get(&source.key).cloned();
+    match known {
+        Some(Status::Ready) => return Ok(()),
+        Some(Status::Compiling) => return Err(not_yet("the compiler is at work")),
+        Some(Status::Refused(reason)) => return Err(not_yet(&reason)),
+        None => {}
+    }
+    if compile_mode() == Compile::Background {
+        set(&source.key, Status::Compiling);
+        let source = source.clone();
+        let name = "compile constraints".to_owned();
+        let thread = std::thread::Builder::new().name(name).spawn(move || set(&source.key, compile(&source)));
+        return Err(not_yet(if thread.is_ok() { "the compiler is at work" } else { "no thread for the compiler" }));
+    }
+    let result = compile(source);
+    set(&source.key, result.clone());
+    match result {
+        Status::Refused(reason) => Err(not_yet(&reason)),
+        Status::Ready | Status::Compiling => Ok(()),
+    }
+}

@@ -1,0 +1,119 @@
+//! What ran: kernels, bytes moved, work done on the host, and the time of each phase of a proof. Owns the counters and
+//! the strict mode; relies on nothing.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, raise};
+
+/// Totals since the runtime was opened; take differences.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
+    /// Kernels started.
+    pub kernels: u64,
+    /// Bytes copied to the device.
+    pub bytes_to_device: u64,
+    /// Bytes copied from the device.
+    pub bytes_to_host: u64,
+    /// Copies from the device, each of which waits for it.
+    pub reads: u64,
+    /// Reads of one element of a longer column.
+    pub element_reads: u64,
+    /// Pieces of work done on the host because there was no kernel for them.
+    pub host_fallbacks: u64,
+}
+
+impl Counters {
+    /// What was added since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            kernels: self.kernels - earlier.kernels,
+            bytes_to_device: self.bytes_to_device - earlier.bytes_to_device,
+            bytes_to_host: self.bytes_to_host - earlier.bytes_to_host,
+            reads: self.reads - earlier.reads,
+            element_reads: self.element_reads - earlier.element_reads,
+            host_fallbacks: self.host_fallbacks - earlier.host_fallbacks,
+        }
+    }
+}
+
+/// The counters, shared by all threads.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) kernels: AtomicU64,
+    pub(super) bytes_to_device: AtomicU64,
+    pub(super) bytes_to_host: AtomicU64,
+    pub(super) reads: AtomicU64,
+    element_reads: AtomicU64,
+    host_fallbacks: AtomicU64,
+    strict: AtomicBool,
+}
+
+impl Tally {
+    pub(super) fn snapshot(&self) -> Counters {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            kernels: get(&self.kernels),
+            bytes_to_device: get(&self.bytes_to_device),
+            bytes_to_host: get(&self.bytes_to_host),
+            reads: get(&self.reads),
+            element_reads: get(&self.element_reads),
+            host_fallbacks: get(&self.host_fallbacks),
+        }
+    }
+
+    pub(super) fn set_strict(&self, strict: bool) {
+        self.strict.store(strict, Ordering::Relaxed);
+    }
+
+    fn forbid(&self, what: impl FnOnce() -> String) {
+        if self.strict.load(Ordering::Relaxed) {
+            raise(Error::Strict(what()));
+        }
+    }
+
+    /// Notes work that the host does in the device's place; forbidden in strict mode.
+    pub(super) fn host_fallback(&self, what: &str) {
+        self.host_fallbacks.fetch_add(1, Ordering::Relaxed);
+        self.forbid(|| format!("{what} on the host"));
+    }
+
+    /// Notes the read of one element of a column of `len` elements; forbidden in strict mode unless it is the only one.
+    pub(super) fn element_read(&self, len: usize) {
+        if len > 1 {
+            self.element_reads.fetch_add(1, Ordering::Relaxed);
+            self.forbid(|| format!("one element read from a column of {len}"));
+        }
+    }
+}
+
+/// Time per phase, by name, in the order of the names.
+pub type PhaseTimes = BTreeMap<&'static str, Duration>;
+
+thread_local! {
+    static PHASES: RefCell<PhaseTimes> = const { RefCell::new(PhaseTimes::new()) };
+}
+
+/// Runs `work` as part of the phase `name` of this thread's proof; its time, the wait for the device included, is added
+/// to that phase. Phases do not nest.
+pub fn phase<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let value = work();
+    super::runtime().finish();
+    PHASES.with_borrow_mut(|phases| *phases.entry(name).or_default() += start.elapsed());
+    value
+}
+
+/// The times since [`reset_phases`] on this thread.
+#[must_use]
+pub fn phase_times() -> PhaseTimes {
+    PHASES.with_borrow(Clone::clone)
+}
+
+/// Starts this thread's phase times again.
+pub fn reset_phases() {
+    PHASES.with_borrow_mut(BTreeMap::clear);
+}

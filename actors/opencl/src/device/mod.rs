@@ -1,0 +1,18 @@
+//! The device layer: which devices there are, the one this process uses, its memory, its programs, and the counters of
+//! what ran on it. Everything above it speaks of columns and kernels, never of OpenCL.
+
+mod arena;
+mod check;
+mod counters;
+mod list;
+mod program;
+mod queue;
+mod runtime;
+
+pub use check::field_results;
+pub use counters::{Counters, PhaseTimes, phase, phase_times, reset_phases};
+pub use list::{Choice, DeviceInfo, DeviceKind, Listing, list};
+pub use program::CacheReport;
+pub use runtime::{Options, Runtime, open};
+
+pub(crate) use runtime::{Block, Launch, runtime};

@@ -1,0 +1,42 @@
+//! How much device memory a proof takes, before it starts. Owns the count of what lives at once; an upper bound, so that
+//! a job that does not fit is declined instead of failing half way.
+
+use stwo::core::pcs::PcsConfig;
+
+/// What determines the size of a proof of one component.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Logarithm of the number of rows.
+    pub log_rows: u32,
+    /// Columns of all traces.
+    pub columns: usize,
+    /// Logarithm of the degree bound of the constraints.
+    pub log_degree: u32,
+}
+
+/// Bytes of a field element, a secure element and a hash.
+const BASE: u64 = 4;
+const SECURE: u64 = 16;
+const HASH: u64 = 32;
+/// Room for tables, the cut of blocks, and the two layers that a fold holds.
+const MARGIN_PER_CENT: u64 = 5;
+
+/// Bytes of device memory in use at once at most, twiddles included.
+#[must_use]
+pub fn device_bytes(shape: Shape, config: PcsConfig) -> u64 {
+    let blowup = config.fri_config.log_blowup_factor;
+    let rows = 1_u64 << shape.log_rows;
+    let degree = 1_u64 << shape.log_degree;
+    // The composition polynomial is committed in two halves, and FRI runs on their domain.
+    let lifted = (degree / 2) << blowup;
+    let columns = shape.columns as u64;
+    let trace = columns * BASE * (rows + (rows << blowup)) + 2 * HASH * lifted.max(rows << blowup);
+    // Constraints whose degree exceeds the blow-up need every column on their own domain.
+    let extended = if shape.log_degree - shape.log_rows > blowup { columns * BASE * degree } else { 0 };
+    let composition = SECURE * degree + 2 * SECURE * lifted + 2 * HASH * lifted;
+    let twiddles = 2 * BASE * (degree / 2).max(lifted / 2) + 2 * BASE * (degree / 2);
+    // Weights of two points, numerators of two points, the quotients, their layers and trees (a geometric sum each).
+    let opening = 2 * SECURE * rows.max(degree / 2) + 4 * SECURE * lifted + 2 * SECURE * lifted + 4 * HASH * lifted;
+    let most = trace + twiddles + composition + extended.max(opening);
+    most + most * MARGIN_PER_CENT / 100 + (64 << 10) + columns * 256
+}

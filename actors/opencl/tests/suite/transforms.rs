@@ -1,0 +1,138 @@
+//! Twiddles, circle transforms and values at points against `CpuBackend`.
+
+use opencl::{OclBackend, OclColumn};
+use stwo::core::circle::{CirclePoint, SECURE_FIELD_CIRCLE_GEN};
+use stwo::core::fields::m31::BaseField;
+use stwo::core::fields::qm31::SecureField;
+use stwo::core::poly::circle::CanonicCoset;
+use stwo::prover::backend::{Column, CpuBackend};
+use stwo::prover::mempool::BaseColumnPool;
+use stwo::prover::poly::BitReversedOrder;
+use stwo::prover::poly::circle::{CircleCoefficients, CircleEvaluation, PolyOps};
+use stwo::prover::poly::twiddles::{TwiddleBuffer, TwiddleTree};
+
+use crate::support::{base_values, device, rng};
+
+type CpuEvaluation = CircleEvaluation<CpuBackend, BaseField, BitReversedOrder>;
+type OclEvaluation = CircleEvaluation<OclBackend, BaseField, BitReversedOrder>;
+
+fn twiddles(log: u32) -> (TwiddleTree<CpuBackend>, TwiddleTree<OclBackend>) {
+    let coset = CanonicCoset::new(log).half_coset();
+    (CpuBackend::precompute_twiddles(coset), OclBackend::precompute_twiddles(coset))
+}
+
+#[test]
+fn twiddles_are_stwos() {
+    device();
+    for log in 1..=14 {
+        let (cpu, ocl) = twiddles(log);
+        assert_eq!(ocl.twiddles.to_cpu(), cpu.twiddles, "2^{log}");
+        // The last place of the buffer is never read.
+        let used = cpu.itwiddles.len() - 1;
+        assert_eq!(ocl.itwiddles.to_cpu()[..used], cpu.itwiddles[..used], "2^{log}");
+    }
+}
+
+#[test]
+fn transforms_are_stwos() {
+    device();
+    let mut rng = rng(10);
+    let (cpu, ocl) = twiddles(15);
+    for log in 1..=13 {
+        let domain = CanonicCoset::new(log).circle_domain();
+        let values = base_values(&mut rng, 1 << log);
+        let expected = CpuEvaluation::new(domain, values.clone()).interpolate_with_twiddles(&cpu);
+        let poly = OclEvaluation::new(domain, OclColumn::from_cpu(&values)).interpolate_with_twiddles(&ocl);
+        assert_eq!(poly.coeffs.to_cpu(), expected.coeffs, "interpolation of 2^{log}");
+        // stwo's CPU backend does not take a domain of two points for a doubling of a larger one.
+        for blowup in u32::from(log == 1)..=2 {
+            let larger = CanonicCoset::new(log + blowup).circle_domain();
+            let result = poly.evaluate_with_twiddles(larger, &ocl);
+            let expected = expected.evaluate_with_twiddles(larger, &cpu);
+            assert_eq!(result.values.to_cpu(), expected.values, "2^{log} evaluated on 2^{}", log + blowup);
+        }
+        assert_eq!(poly.extend(log + 2).coeffs.to_cpu(), expected.extend(log + 2).coeffs, "extension of 2^{log}");
+        let (left, right) = poly.split_at_mid();
+        let (expected_left, expected_right) = expected.split_at_mid();
+        assert_eq!(left.coeffs.to_cpu(), expected_left.coeffs);
+        assert_eq!(right.coeffs.to_cpu(), expected_right.coeffs);
+    }
+}
+
+#[test]
+fn the_plural_methods_treat_columns_of_many_sizes() {
+    device();
+    let mut rng = rng(11);
+    let (cpu, ocl) = twiddles(11);
+    let logs = [4, 9, 4, 1, 2, 10, 3, 9];
+    let columns: Vec<_> = logs.iter().map(|log| base_values(&mut rng, 1 << log)).collect();
+    let evaluations = logs
+        .iter()
+        .zip(&columns)
+        .map(|(log, values)| OclEvaluation::new(CanonicCoset::new(*log).circle_domain(), OclColumn::from_cpu(values)));
+    let polys = OclBackend::interpolate_columns(evaluations.collect(), &ocl);
+    let pool = BaseColumnPool::new();
+    let results = OclBackend::evaluate_polynomials(polys, 1, &ocl, true, &pool);
+    for ((log, values), result) in logs.iter().zip(columns).zip(results) {
+        let expected =
+            CpuEvaluation::new(CanonicCoset::new(*log).circle_domain(), values).interpolate_with_twiddles(&cpu);
+        assert_eq!(result.coeffs.expect("kept").coeffs.to_cpu(), expected.coeffs, "2^{log}");
+        let domain = CanonicCoset::new(log + 1).circle_domain();
+        assert_eq!(result.evals.domain, domain);
+        assert_eq!(result.evals.values.to_cpu(), expected.evaluate_with_twiddles(domain, &cpu).values, "2^{log}");
+    }
+}
+
+#[test]
+fn a_subdomain_has_the_view_of_the_twiddles() {
+    device();
+    let mut rng = rng(12);
+    let (cpu, ocl) = twiddles(12);
+    for (committed, parts) in [(12, 1), (10, 1), (8, 2), (6, 3)] {
+        let domain = CanonicCoset::new(committed).circle_domain();
+        let (subdomain, _) = domain.split(parts);
+        let values = base_values(&mut rng, subdomain.size());
+        let cpu_tree: TwiddleTree<CpuBackend> = TwiddleTree {
+            root_coset: subdomain.half_coset,
+            twiddles: TwiddleBuffer::empty(),
+            itwiddles: cpu.itwiddles.extract_subdomain_twiddles(committed, subdomain.log_size()),
+        };
+        let ocl_tree: TwiddleTree<OclBackend> = TwiddleTree {
+            root_coset: subdomain.half_coset,
+            twiddles: TwiddleBuffer::empty(),
+            itwiddles: ocl.itwiddles.extract_subdomain_twiddles(committed, subdomain.log_size()),
+        };
+        let expected = CpuEvaluation::new(subdomain, values.clone()).interpolate_with_twiddles(&cpu_tree);
+        let result = OclEvaluation::new(subdomain, OclColumn::from_cpu(&values)).interpolate_with_twiddles(&ocl_tree);
+        assert_eq!(result.coeffs.to_cpu(), expected.coeffs, "2^{committed} in 2^{parts} parts");
+    }
+}
+
+#[test]
+fn values_at_points_are_stwos() {
+    device();
+    let mut rng = rng(13);
+    let (cpu, ocl) = twiddles(13);
+    let points: [CirclePoint<SecureField>; 2] =
+        [SECURE_FIELD_CIRCLE_GEN.mul(12_345), SECURE_FIELD_CIRCLE_GEN.mul(987_654_321)];
+    for log in 0..=12 {
+        let values = base_values(&mut rng, 1 << log);
+        let expected = CircleCoefficients::<CpuBackend>::new(values.clone());
+        let result = CircleCoefficients::<OclBackend>::new(OclColumn::from_cpu(&values));
+        for point in points {
+            let expected = expected.eval_at_point(point);
+            assert_eq!(result.eval_at_point(point), expected, "2^{log}");
+            if log == 0 || log == 12 {
+                continue;
+            }
+            let coset = CanonicCoset::new(log + 1);
+            let evaluation = result.evaluate_with_twiddles(coset.circle_domain(), &ocl);
+            let weights = OclEvaluation::barycentric_weights(coset, point);
+            assert_eq!(weights.to_cpu(), CpuEvaluation::barycentric_weights(coset, point), "weights of 2^{log}");
+            assert_eq!(evaluation.barycentric_eval_at_point(&weights), expected, "2^{log}, barycentric");
+            assert_eq!(evaluation.eval_at_point_by_folding(point, &ocl), expected, "2^{log}, folded");
+            drop(evaluation);
+        }
+    }
+    assert_eq!(cpu.root_coset, ocl.root_coset);
+}
