@@ -109,7 +109,7 @@ pub(super) fn craft(
         }
         Spoil::Oversized => {
             let one = pay(sender.nonce, 1).to_bytes().len();
-            let count = (BLOCK_BYTES_MAX / one + 8).min(BLOCK_TXS_MAX) as u64;
+            let count = (BLOCK_BYTES_MAX / one + 64).min(BLOCK_TXS_MAX) as u64;
             let block = with_body(block, (0..count).map(|n| pay(sender.nonce + n, 1)).collect());
             ensure!(block.to_bytes().len() > BLOCK_BYTES_MAX, "the block is not too large");
             block
