@@ -38,7 +38,7 @@ fn secure(words: &[u32]) -> SecureField {
 fn field(runtime: &Runtime) -> Result<()> {
     let edges = [0, 1, 2, 0x1234_5678, P / 2, P - 2, P - 1, P];
     let rows: Vec<[u32; 8]> =
-        (0..512_usize).map(|i| std::array::from_fn(|k| edges[(i >> (3 * (k % 3))) % 8 ^ (k & 5)])).collect();
+        (0..512_usize).map(|i| std::array::from_fn(|k| edges[((i >> (3 * (k % 3))) % 8) ^ (k & 5)])).collect();
     for (row, result) in rows.iter().zip(field_results(&rows)) {
         let (a, b) = (secure(&row[..4]), secure(&row[4..]));
         let inverse = if a == SecureField::default() { a } else { a.inverse() };

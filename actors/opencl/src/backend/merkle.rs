@@ -56,7 +56,7 @@ fn tree_over(leaves: OclColumn<Blake2sHash>) -> MerkleProverLifted<OclBackend, B
     let mut layers = vec![leaves];
     while log_size > 0 {
         let Some(children) = layers.last() else { break };
-        if log_size > SMALL_LOG || log_size < LAYERS_AT_ONCE {
+        if !(LAYERS_AT_ONCE..=SMALL_LOG).contains(&log_size) {
             let layer = OclBackend::build_next_layer(children);
             layers.push(layer);
             log_size -= 1;

@@ -86,7 +86,7 @@ fn columns_on<'a>(
     }
 }
 
-fn kept_coefficients<'a>(poly: &'a Poly<OclBackend>) -> &'a CircleCoefficients<OclBackend> {
+fn kept_coefficients(poly: &Poly<OclBackend>) -> &CircleCoefficients<OclBackend> {
     poly.coeffs.as_ref().unwrap_or_else(|| {
         raise(Error::Input {
             field: "committed columns",
