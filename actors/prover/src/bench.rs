@@ -263,7 +263,8 @@ mod tests {
         let [case] = cases.as_slice() else { panic!("{cases:?}") };
         assert!(case.verified && case.inputs == 1 && case.stock_ms.is_some_and(|ms| ms > 0.0));
         assert!(case.without_pow_ms > 0.0 && case.total_ms >= case.without_pow_ms && case.p99_ms >= case.total_ms);
-        assert!((3_900..4_100).contains(&case.steps), "{case:?}");
+        // The bootloader's own steps depend on the hash function of the program.
+        assert!((3_900..4_300).contains(&case.steps), "{case:?}");
         assert!(case.proof_bytes_zstd < case.proof_bytes && case.verify_ms > 0.0 && case.peak_rss_bytes > 100 << 20);
         assert!(case.phases_ms.iter().any(|(stage, _)| *stage == Stage::Composition), "{case:?}");
         assert!(case.estimated_bytes > case.peak_rss_bytes / 2, "{case:?}");
