@@ -108,7 +108,7 @@ pub struct FetchOptions {
     pub in_flight: usize,
     /// Time for the whole transfer.
     pub time_limit: Duration,
-    /// Time without a chunk after which the transfer is given up; each chunk that came adds [`CHUNK_LIMIT`].
+    /// Time without a chunk after which the transfer is given up; each chunk that came adds two seconds.
     pub idle_limit: Duration,
 }
 
