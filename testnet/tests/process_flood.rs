@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -61,7 +61,13 @@ fn junk(n: u64, chain: &GenesisHash, key: &SecretKey) -> GossipMessage {
 }
 
 /// A peer that publishes as fast as its swarm takes it, until told to stop; how many messages it got rid of.
-async fn flooder(seed: u8, chain: GenesisHash, target: String, stop: Arc<AtomicBool>) -> Result<u64> {
+async fn flooder(
+    seed: u8,
+    chain: GenesisHash,
+    target: String,
+    connected: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+) -> Result<u64> {
     let key = SecretKey::from_seed([seed; 32]);
     let mut config = NetworkConfig::new(chain, key.clone());
     config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse()?];
@@ -76,6 +82,10 @@ async fn flooder(seed: u8, chain: GenesisHash, target: String, stop: Arc<AtomicB
             }
         }
     });
+    while handle.peers().is_empty() && !stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    connected.fetch_add(1, Ordering::Relaxed);
     let mut sent = 0;
     let mut n = u64::from(seed) << 32;
     while !stop.load(Ordering::Relaxed) {
@@ -109,8 +119,12 @@ fn a_flooded_node_keeps_pace_and_memory_and_drops_the_flooders() -> Result<()> {
     let chain: GenesisHash = cluster.file().genesis_hash.parse()?;
     let stop = Arc::new(AtomicBool::new(false));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let peers: Vec<_> =
-        (1..=3).map(|seed| runtime.spawn(flooder(100 + seed, chain, node.p2p.clone(), stop.clone()))).collect();
+    let connected = Arc::new(AtomicU64::new(0));
+    let peers: Vec<_> = (1..=3)
+        .map(|seed| runtime.spawn(flooder(100 + seed, chain, node.p2p.clone(), connected.clone(), stop.clone())))
+        .collect();
+    // The idle connections would keep the flooders out, too.
+    cluster.wait("the flooders are connected", MINUTE, |_| (connected.load(Ordering::Relaxed) == 3).then_some(()))?;
     let port = node.p2p.split("/tcp/").nth(1).and_then(|rest| rest.split('/').next()).context("a port")?.to_owned();
     let rpc = node.rpc.trim_start_matches("http://").to_owned();
     let mut idle: Vec<TcpStream> =

@@ -3,6 +3,8 @@
 //! Works on the list of `cargo tree` for this platform, which is exactly what is built. As with the house rules, each rule
 //! is a function that is also run on bad input.
 
+#![allow(clippy::expect_used, reason = "in a helper of a test, too, a failed expectation is a failed test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
