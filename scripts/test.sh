@@ -1,7 +1,19 @@
 #!/usr/bin/env bash
 # Sets up, then runs every check and test. Stops at the first check that fails; the last output is the test runner's
 # summary. One profile and one target folder serve all steps.
+#
+#     scripts/test.sh          what every change must pass
+#     scripts/test.sh --all    the long runs as well, see .config/nextest.toml
 set -euo pipefail
+
+case "${1:-}" in
+    "") profile=default ;;
+    --all) profile=all ;;
+    *)
+        echo "test.sh: unknown option '$1'. Remedy: none, or --all" >&2
+        exit 2
+        ;;
+esac
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -43,4 +55,4 @@ echo
 echo "== tests"
 # Tests start many networks on one machine: provers that are warm before their first job would cost more than they save.
 export PROOFMESH_PROVER__WARM_AT_START=false
-exec cargo nextest run --release --locked --workspace
+exec cargo nextest run --release --locked --workspace --profile "$profile"
