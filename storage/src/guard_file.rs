@@ -47,6 +47,15 @@ impl std::fmt::Debug for GuardFile {
 }
 
 impl GuardFile {
+    /// Whether there is no guard file yet. To be asked before [`GuardFile::open`], which makes one: a file made beside a chain on
+    /// which this node has signed would pass for its memory at the next start.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn is_missing(dir: &dyn LogDir) -> Result<bool> {
+        Ok(!tidy(dir)?.iter().any(|name| name == FILE))
+    }
+
     /// Opens or makes the guard file.
     ///
     /// # Errors
@@ -54,8 +63,7 @@ impl GuardFile {
     /// [`StorageError::Io`].
     pub fn open(dir: Box<dyn LogDir>, genesis: GenesisHash) -> Result<(Self, GuardLoad)> {
         let header = LogHeader { magic: MAGIC, genesis, number: 0 };
-        let names = tidy(dir.as_ref())?;
-        if !names.iter().any(|name| name == FILE) {
+        if Self::is_missing(dir.as_ref())? {
             let log = Log::create(dir.as_ref(), FILE, &header, &[])?;
             return Ok((Self { dir, header, log }, GuardLoad { records: vec![], torn_bytes: 0, fresh: true }));
         }

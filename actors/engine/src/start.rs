@@ -199,8 +199,8 @@ fn open(config: &EngineConfig, layout: &Layout) -> Result<Opened, StartError> {
         );
         return Err(StartError::State(detail));
     }
-    let (guard_file, loaded) = GuardFile::open(Box::new(folder(&layout.guard())?), genesis_hash)?;
-    if loaded.fresh && head.height.0 > 0 && config.consensus_key.is_some() {
+    let guard_folder = folder(&layout.guard())?;
+    if head.height.0 > 0 && config.consensus_key.is_some() && GuardFile::is_missing(&guard_folder)? {
         return Err(StartError::Guard(format!(
             "the signer guard in {} is missing while the chain is at height {}: restore it from this node's backup, or start \
              with a new consensus key; signing without it could sign twice",
@@ -208,6 +208,7 @@ fn open(config: &EngineConfig, layout: &Layout) -> Result<Opened, StartError> {
             head.height
         )));
     }
+    let (guard_file, loaded) = GuardFile::open(Box::new(guard_folder), genesis_hash)?;
     let mut records = Vec::with_capacity(loaded.records.len());
     for record in &loaded.records {
         records.push(GuardRecord::from_bytes(&record.bytes).map_err(|e| StartError::Guard(e.to_string()))?);
