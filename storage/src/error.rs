@@ -135,6 +135,19 @@ pub enum StorageError {
         /// The budget, bytes.
         budget: u64,
     },
+    /// No room for a blob beside what is kept free for the chain.
+    #[error(
+        "no room for {needed} bytes: {free} bytes are free on the disk, of which {reserve} are kept for blocks and votes; \
+         free space, or lower storage.disk_reserve_mib"
+    )]
+    DiskReserve {
+        /// Bytes asked for.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+        /// Bytes kept free.
+        reserve: u64,
+    },
     /// A chunk is not part of the blob.
     #[error("chunk {index} is no part of blob {hash}")]
     BadChunk {

@@ -29,8 +29,6 @@ pub struct GuardLoad {
     pub records: Vec<GuardRecord>,
     /// Bytes of an interrupted write that were cut off.
     pub torn_bytes: u64,
-    /// Whether there was no file yet. On a node that has signed before, this is a reason to stop.
-    pub fresh: bool,
 }
 
 /// The open guard file.
@@ -65,11 +63,11 @@ impl GuardFile {
         let header = LogHeader { magic: MAGIC, genesis, number: 0 };
         if Self::is_missing(dir.as_ref())? {
             let log = Log::create(dir.as_ref(), FILE, &header, &[])?;
-            return Ok((Self { dir, header, log }, GuardLoad { records: vec![], torn_bytes: 0, fresh: true }));
+            return Ok((Self { dir, header, log }, GuardLoad { records: vec![], torn_bytes: 0 }));
         }
         let (log, decoded) = Log::open(dir.as_ref(), FILE, &header)?;
         let records = decoded.records.iter().map(read_record).collect::<Result<_>>()?;
-        Ok((Self { dir, header, log }, GuardLoad { records, torn_bytes: decoded.torn_bytes, fresh: false }))
+        Ok((Self { dir, header, log }, GuardLoad { records, torn_bytes: decoded.torn_bytes }))
     }
 
     /// Adds a record. Not durable before [`GuardFile::flush`].

@@ -23,7 +23,7 @@ pub mod wal;
 #[cfg(test)]
 mod test_chain;
 
-pub use blobs::{BlobStatus, BlobStore, BlobWriter};
+pub use blobs::{BlobLimits, BlobStatus, BlobStore, BlobWriter};
 pub use error::{ErrorClass, Result, StorageError};
 pub use home::{Home, Layout};
 pub use memory::MemoryStore;

@@ -23,6 +23,8 @@ const CATCH_UP: Duration = Duration::from_secs(30);
 const LONG_PROGRAM: u64 = 8 << 20;
 /// What a worker may still take when its limit is lowered, bytes.
 const MEMORY_LEFT: u64 = 128 << 20;
+/// Disk that programs and proofs must leave alone on the small disk, MiB.
+const RESERVE_MIB: u64 = 24;
 /// The slow wire, bytes a second.
 const SLOW: u64 = 1_000_000;
 
@@ -49,11 +51,24 @@ fn a_full_disk_stops_the_node_in_words_and_nothing_is_lost() -> Result<()> {
     let mut cluster = network("disk-full", |_| ())?;
     let home = cluster.node(3)?.home.clone();
     let disk = SmallDisk::over(&home, 96)?;
-    cluster.set_launch(3, Launch { within: disk.within(), ..Launch::default() });
+    let env = vec![("PROOFMESH_STORAGE__DISK_RESERVE_MIB".to_owned(), RESERVE_MIB.to_string())];
+    cluster.set_launch(3, Launch { within: disk.within(), env, ..Launch::default() });
     trial::start_all(&mut cluster)?;
     let shopper = Customer::start(&cluster, trial::wishes(1, 500, &[0, 1, 2]))?;
     trial::progress(&mut cluster, &[3], 5)?;
-    let filled = disk.fill()?;
+
+    // Nearly full: it takes no more programs and says so, and goes on with the chain.
+    disk.fill(RESERVE_MIB << 20)?;
+    let refusal = customer::submit(&cluster, 3, &trial::wishes(1, 600, &[])).err().context("a program was taken")?;
+    let refusal = refusal.to_string();
+    println!("nearly full: {refusal}");
+    for words in ["disk_reserve", "storage.disk_reserve_mib", "free space"] {
+        ensure!(refusal.contains(words), "'{words}' is not in: {refusal}");
+    }
+    let goal = trial::progress(&mut cluster, &[0, 1, 2], 5)?;
+    cluster.wait_height(3, goal, MINUTE)?;
+
+    let filled = disk.fill(0)?;
     let (code, log) = trial::wait_end(&mut cluster, 3, 0, MINUTE)?;
     println!("full after {filled} bytes; exit code {code}; last words: {}", log.lines().last().unwrap_or_default());
     ensure!(code == 6, "a full disk is a safety stop, exit code 6, not {code}");

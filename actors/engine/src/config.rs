@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use storage::BlobLimits;
 use types::genesis::Genesis;
 use types::keys::SecretKey;
 
@@ -34,8 +35,8 @@ pub struct EngineConfig {
     pub bootstrap: Vec<String>,
     /// Network of one machine: no limits per address.
     pub testnet: bool,
-    /// Bytes the node may keep on disk for blobs.
-    pub disk_budget_bytes: u64,
+    /// What blobs may take of the disk.
+    pub blobs: BlobLimits,
     /// Told about the points a node passes; nobody outside tests.
     pub crossings: Crossings,
 }

@@ -189,8 +189,7 @@ fn open(config: &EngineConfig, layout: &Layout) -> Result<Opened, StartError> {
     };
     // At a start the next height is due at once.
     let view = blocks::view(store.snapshot(), certificate, head.state_root, head.time_ms).map_err(|e| state(&e))?;
-    let blobs =
-        BlobStore::open(layout.blobs(), Arc::clone(&store) as Arc<dyn Store>, config.disk_budget_bytes, wall_clock())?;
+    let blobs = BlobStore::open(layout.blobs(), Arc::clone(&store) as Arc<dyn Store>, config.blobs, wall_clock())?;
     let wal = Wal::open(Box::new(folder(&layout.wal())?), genesis_hash)?;
     if let Some(logged) = wal.heights().last().filter(|h| **h > head.height.next()) {
         let detail = format!(

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use storage::BlobLimits;
 use types::genesis::{Genesis, GenesisAccount, GenesisValidator};
 use types::ids::{Amount, TimeMs};
 use types::keys::SecretKey;
@@ -53,7 +54,7 @@ fn config(home: &std::path::Path) -> EngineConfig {
         external: vec![],
         bootstrap: vec![],
         testnet: true,
-        disk_budget_bytes: 1 << 30,
+        blobs: BlobLimits { budget: 1 << 30, disk_reserve: 0 },
         crossings: Default::default(),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use storage::blobs::BlobStore;
-use storage::{BlockCommit, Layout, RocksStore, Store, StoreRead};
+use storage::{BlobLimits, BlockCommit, Layout, RocksStore, Store, StoreRead};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use types::felt::Felt;
@@ -103,7 +103,9 @@ impl TestChain {
         let built = ledger::genesis::build(&genesis).unwrap();
         store.init(&genesis, &built.writes, built.root).unwrap();
         let as_store = Arc::clone(&store) as Arc<dyn Store>;
-        let blobs = BlobStore::open(layout.blobs(), as_store, 1 << 30, wall_clock()).unwrap();
+        let blobs =
+            BlobStore::open(layout.blobs(), as_store, BlobLimits { budget: 1 << 30, disk_reserve: 0 }, wall_clock())
+                .unwrap();
         let head = store.head().unwrap().unwrap();
         let view = blocks::view(store.snapshot(), None, head.state_root, head.time_ms).unwrap();
         let (chain, receiver) = watch::channel(Arc::new(view));

@@ -19,10 +19,13 @@ use crate::config::ip_of;
 const PEERS_MAX: usize = 1024;
 /// Addresses kept of one peer.
 const ADDRESSES_MAX: usize = 4;
-/// First wait after a failed dial; doubles up to [`BACKOFF_MAX`].
+/// First wait after a failed dial; doubles up to one of the two below.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
-/// Longest wait between dials.
+/// Longest wait between dials of a peer.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Longest wait between dials of a validator of the current set, or of a configured address. They are few, and after a
+/// partition the chain stands still until they find each other.
+const BACKOFF_NEEDED_MAX: Duration = Duration::from_secs(10);
 /// A binding of a validator key, and an unconnected peer's record, hold this long after the record's time.
 pub(crate) const RECORD_LIFE_MS: u64 = 600_000;
 /// A connection that ended sooner counts as a failed dial: a full or unwilling peer is not to be hammered.
@@ -30,12 +33,12 @@ const SHORT: Duration = Duration::from_secs(10);
 /// How far a fresh record's time may be from the own clock.
 pub(crate) const CLOCK_SKEW_MS: u64 = 120_000;
 
-/// Waiting time after so many failures in a row, with jitter of up to 30 % either way.
-fn backoff(failures: u32) -> Duration {
+/// Waiting time after so many failures in a row, at most `longest`, with jitter of up to 30 % either way.
+fn backoff(failures: u32, longest: Duration) -> Duration {
     let doubled = BACKOFF_MIN.saturating_mul(1u32.checked_shl(failures.saturating_sub(1).min(10)).unwrap_or(u32::MAX));
     // Where the system gives no random number, the wait is merely not spread.
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    doubled.min(BACKOFF_MAX).mul_f64(0.7 + 0.6 * f64::from(random) / f64::from(u32::MAX))
+    doubled.min(longest).mul_f64(0.7 + 0.6 * f64::from(random) / f64::from(u32::MAX))
 }
 
 /// When to dial again.
@@ -58,10 +61,10 @@ impl Schedule {
         self.next <= now && self.dialling.is_none_or(|until| until <= now)
     }
 
-    fn failed(&mut self, now: Instant) {
+    fn failed(&mut self, now: Instant, longest: Duration) {
         self.failures = self.failures.saturating_add(1);
         self.dialling = None;
-        self.next = now + backoff(self.failures);
+        self.next = now + backoff(self.failures, longest);
     }
 
     fn succeeded(&mut self, now: Instant) {
@@ -73,7 +76,7 @@ impl Schedule {
         match self.up.take() {
             Some(since) if now.saturating_duration_since(since) < SHORT => {
                 // The longer pause of one side keeps two that dial each other at once from doing so again.
-                self.failed(now);
+                self.failed(now, BACKOFF_MAX);
                 self.next += wait.saturating_sub(BACKOFF_MIN);
             }
             _ => *self = Self::new(now + wait),
@@ -277,13 +280,15 @@ impl Book {
 
     /// Notes a failed dial.
     pub(crate) fn dial_failed(&mut self, peer: Option<PeerId>, addresses: &[Multiaddr], now: Instant) {
+        let current = &self.current;
         if let Some(entry) = peer.and_then(|p| self.entries.get_mut(&p)) {
-            entry.schedule.failed(now);
+            let needed = entry.validator().is_some_and(|key| current.contains(&key));
+            entry.schedule.failed(now, if needed { BACKOFF_NEEDED_MAX } else { BACKOFF_MAX });
         }
         let bare: Vec<Multiaddr> = addresses.iter().map(|a| split_peer(a.clone()).0).collect();
         for boot in &mut self.bootstrap {
             if (peer.is_some() && boot.peer == peer) || bare.contains(&boot.address) {
-                boot.schedule.failed(now);
+                boot.schedule.failed(now, BACKOFF_NEEDED_MAX);
                 // Another node may live at that address by now.
                 boot.peer = boot.peer.filter(|_| boot.pinned);
             }
@@ -431,16 +436,29 @@ mod tests {
     }
 
     #[test]
-    fn failures_back_off_to_a_minute_and_success_resets() {
+    fn failures_back_off_to_a_minute_less_for_the_needed_and_success_resets() {
         let now = Instant::now();
-        let mut book = Book::new(PeerId::random(), true, &[], now);
+        let boot: Multiaddr = "/ip4/127.0.0.1/tcp/9".parse().unwrap();
+        let mut book = Book::new(PeerId::random(), true, std::slice::from_ref(&boot), now);
         let (peer, message) = record(1, 100, &["/ip4/127.0.0.1/tcp/1"], None);
         book.file(peer, message, now);
+        let (validator, message) = record(2, 100, &["/ip4/127.0.0.1/tcp/2"], Some(7));
+        book.set_current(BTreeSet::from([SecretKey::from_seed([7; 32]).public()]));
+        book.file(validator, message, now);
         for failures in 1..20u32 {
             book.dial_failed(Some(peer), &[], now);
-            let wait = book.entries[&peer].schedule.next - now;
-            let nominal = BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(10)).min(BACKOFF_MAX);
-            assert!(wait >= nominal.mul_f64(0.69) && wait <= nominal.mul_f64(1.31), "{failures}: {wait:?}");
+            book.dial_failed(Some(validator), &[], now);
+            book.dial_failed(None, std::slice::from_ref(&boot), now);
+            let waits = [
+                (book.entries[&peer].schedule.next, BACKOFF_MAX),
+                (book.entries[&validator].schedule.next, BACKOFF_NEEDED_MAX),
+                (book.bootstrap[0].schedule.next, BACKOFF_NEEDED_MAX),
+            ];
+            for (next, longest) in waits {
+                let (wait, nominal) =
+                    (next - now, BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(10)).min(longest));
+                assert!(wait >= nominal.mul_f64(0.69) && wait <= nominal.mul_f64(1.31), "{failures}: {wait:?}");
+            }
         }
         // Hung up on at once: that was no success.
         book.connected(peer, None, now);

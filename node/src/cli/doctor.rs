@@ -192,9 +192,9 @@ fn check_disk(home: &Path) -> Finding {
             _ => folder = Path::new("."),
         }
     }
-    match rustix::fs::statvfs(folder) {
+    match storage::space::disk_space(folder) {
         Ok(found) => {
-            let free = found.f_bavail.saturating_mul(found.f_frsize) >> 20;
+            let free = found.free >> 20;
             let message = format!("{free} MiB free for {}", home.display());
             if free < DISK_MIB {
                 let remedy = "free space, move the home by --home, or lower storage.blob_budget_mib";

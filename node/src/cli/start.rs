@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use engine::api::EngineHandle;
 use engine::{EngineConfig, ExecutorConfig, ProverConfig, StartError, StopReason};
+use storage::BlobLimits;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::Value as Toml;
 use tracing::{error, info, warn};
@@ -129,7 +130,10 @@ fn engine_config(context: &Context, config: &Config, genesis: Genesis) -> Result
         external: config.p2p.external.clone(),
         bootstrap: config.p2p.bootstrap.clone(),
         testnet: config.node.testnet,
-        disk_budget_bytes: config.storage.blob_budget_mib << 20,
+        blobs: BlobLimits {
+            budget: config.storage.blob_budget_mib << 20,
+            disk_reserve: config.storage.disk_reserve_mib << 20,
+        },
         crossings: context.crossings.clone(),
     })
 }

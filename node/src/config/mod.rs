@@ -94,6 +94,8 @@ pub(crate) struct Prover {
 pub(crate) struct Storage {
     /// Disk for blobs, MiB.
     pub(crate) blob_budget_mib: u64,
+    /// Free disk that blobs leave alone, MiB.
+    pub(crate) disk_reserve_mib: u64,
 }
 
 /// Section `log`.
@@ -133,7 +135,7 @@ impl Default for Prover {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { blob_budget_mib: 20 << 10 }
+        Self { blob_budget_mib: 20 << 10, disk_reserve_mib: 1 << 10 }
     }
 }
 
@@ -185,6 +187,7 @@ impl Config {
             ("prover.idle_s", self.prover.idle_s, 1, 1 << 32),
             ("prover.steps_max", self.prover.steps_max, 1, 1 << 40),
             ("storage.blob_budget_mib", self.storage.blob_budget_mib, 256, 1 << 30),
+            ("storage.disk_reserve_mib", self.storage.disk_reserve_mib, 0, 1 << 30),
         ];
         for (key, value, least, most) in numbers {
             if value < least || value > most {

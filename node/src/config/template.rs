@@ -42,6 +42,10 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ),
     ("prover.steps_max", "Largest step limit of a job that this prover takes."),
     ("storage.blob_budget_mib", "Disk for programs, arguments and proofs in MiB; nothing of a live job is dropped."),
+    (
+        "storage.disk_reserve_mib",
+        "Free disk in MiB that programs and proofs leave for blocks and votes; with less, new ones are refused.",
+    ),
     ("log.format", "text for people, json for collectors."),
     ("log.filter", "Levels by module: error, warn, info, debug, trace; as in info,engine=debug."),
 ];

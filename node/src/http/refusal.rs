@@ -113,7 +113,7 @@ impl Refusal {
             "overloaded" | "restarting" | "network_down" | "node_stopping" | "receipt_not_ready" => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            "disk_budget" => StatusCode::INSUFFICIENT_STORAGE,
+            "disk_budget" | "disk_reserve" => StatusCode::INSUFFICIENT_STORAGE,
             "too_large" | "batch_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
             "internal" => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,

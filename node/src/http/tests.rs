@@ -6,6 +6,7 @@ use std::time::Duration;
 use engine::api::EngineHandle;
 use engine::{EngineConfig, ExecutorConfig};
 use serde_json::{Value, json};
+use storage::BlobLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use types::blob::blob_hash;
@@ -57,7 +58,7 @@ impl Node {
             external: vec![],
             bootstrap: vec![],
             testnet: true,
-            disk_budget_bytes: 1 << 30,
+            blobs: BlobLimits { budget: 1 << 30, disk_reserve: 0 },
             crossings: engine::Crossings::default(),
         })
         .await

@@ -4,7 +4,7 @@
 //! validator and height; two proposals a validator, height and round, [`PROPOSALS_PER_HEIGHT`] a height, and
 //! [`BYTES_MAX`] of proposals in all. What is over a bound is dropped: its sender sends again, or it is fetched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use types::codec::Wire;
 use types::gossip::ProposalMessage;
@@ -93,7 +93,13 @@ impl Held {
     }
 
     /// Votes kept in all.
+    #[cfg(test)]
     pub(crate) fn votes_len(&self) -> usize {
         self.heights.values().flat_map(|h| h.votes.values()).map(Vec::len).sum()
+    }
+
+    /// Validators with votes kept, in the order of their keys.
+    pub(crate) fn voters(&self) -> BTreeSet<PublicKey> {
+        self.heights.values().flat_map(|h| h.votes.keys().copied()).collect()
     }
 }

@@ -22,7 +22,7 @@ pub mod wal;
 
 pub use admission::{Acceptance, Fault, Ignored, check_block};
 pub use guard::{Guard, GuardRecord, Slot};
-pub use machine::{Fatal, Input, Machine, Output, TimerId, TimerKind};
+pub use machine::{Ahead, Fatal, Input, Machine, Output, TimerId, TimerKind};
 pub use proposer::proposer;
 pub use sync::{Sync, SyncInput, SyncOutput};
 

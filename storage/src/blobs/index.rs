@@ -56,10 +56,6 @@ impl Index {
         Self { budget, ..Self::default() }
     }
 
-    pub(super) fn budget(&self) -> u64 {
-        self.budget
-    }
-
     pub(super) fn get(&self, hash: &BlobHash) -> Option<&Entry> {
         self.entries.get(hash)
     }

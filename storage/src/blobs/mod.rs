@@ -28,6 +28,7 @@ use types::limits::{BLOB_BYTES_MAX, BLOB_CHUNK_BYTES};
 
 use crate::disk::make_private_dir;
 use crate::error::{Result, StorageError};
+use crate::space::disk_space;
 use crate::store::{Store, decoded};
 use crate::table::{Batch, Durability, Table};
 use index::{Entry, Index};
@@ -65,6 +66,15 @@ pub enum BlobStatus {
     Unknown,
 }
 
+/// What blobs may take, bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlobLimits {
+    /// All blobs together.
+    pub budget: u64,
+    /// Free space on their disk that they leave alone: when a disk fills up, blocks and votes must be the last to go.
+    pub disk_reserve: u64,
+}
+
 /// Room taken by blobs, bytes; each counts at least 4,096.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlobUsage {
@@ -72,8 +82,8 @@ pub struct BlobUsage {
     pub used: u64,
     /// Of that, what no job refers to.
     pub unreferenced: u64,
-    /// The limit.
-    pub budget: u64,
+    /// The limits.
+    pub limits: BlobLimits,
     /// Number of blobs, whole and partial.
     pub blobs: usize,
 }
@@ -97,6 +107,7 @@ pub struct BlobStore {
 
 struct Inner {
     root: PathBuf,
+    limits: BlobLimits,
     store: Arc<dyn Store>,
     index: Mutex<Index>,
 }
@@ -139,19 +150,19 @@ impl Wire for TombstoneRecord {
 }
 
 impl BlobStore {
-    /// Opens the blobs in a folder; `store` keeps their records, `budget` bounds their bytes, `now` is the wall clock, from
-    /// which unreferenced blobs get their time to live anew.
+    /// Opens the blobs in a folder; `store` keeps their records, `now` is the wall clock, from which
+    /// unreferenced blobs get their time to live anew.
     ///
     /// # Errors
     /// [`StorageError::Io`], [`StorageError::Corrupt`] for records; damaged blobs are dropped with a warning.
-    pub fn open(root: impl Into<PathBuf>, store: Arc<dyn Store>, budget: u64, now: TimeMs) -> Result<Self> {
+    pub fn open(root: impl Into<PathBuf>, store: Arc<dyn Store>, limits: BlobLimits, now: TimeMs) -> Result<Self> {
         let root = root.into();
         for dir in ["whole", "partial", "upload"] {
             let path = root.join(dir);
             make_private_dir(&path).map_err(StorageError::io("create", &path))?;
         }
-        let index = Index::new(budget);
-        let blobs = Self { inner: Arc::new(Inner { root, store, index: Mutex::new(index) }) };
+        let index = Index::new(limits.budget);
+        let blobs = Self { inner: Arc::new(Inner { root, limits, store, index: Mutex::new(index) }) };
         for (name, path) in blobs.files("upload")? {
             tracing::debug!(upload = name, "discarding an interrupted upload");
             remove(&path)?;
@@ -285,8 +296,25 @@ impl BlobStore {
     /// Room taken.
     pub fn usage(&self) -> BlobUsage {
         let index = self.index();
-        let (used, unreferenced, budget) = (index.used(), index.staged(), index.budget());
-        BlobUsage { used, unreferenced, budget, blobs: index.entries().count() }
+        let (used, unreferenced) = (index.used(), index.staged());
+        BlobUsage { used, unreferenced, limits: self.inner.limits, blobs: index.entries().count() }
+    }
+
+    /// Free space on the disk of the blobs, bytes.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn disk_free(&self) -> Result<u64> {
+        Ok(disk_space(&self.inner.root)?.free)
+    }
+
+    /// Takes room for `cost` bytes, or says what has none.
+    fn reserve(&self, index: &mut Index, cost: u64, referenced: bool) -> Result<()> {
+        let (free, reserve) = (self.disk_free()?, self.inner.limits.disk_reserve);
+        if free < reserve.saturating_add(cost) {
+            return Err(StorageError::DiskReserve { needed: cost, free, reserve });
+        }
+        index.reserve(cost, referenced)
     }
 
     /// Reads every complete blob and returns the hashes of those that are damaged; nothing is dropped.

@@ -22,12 +22,20 @@ impl Node {
     }
 
     fn start(&self, budget: u64) -> BlobStore {
-        BlobStore::open(self.dir.path(), Arc::new(self.store.clone()), budget, T0).unwrap()
+        self.start_within(limits(budget))
+    }
+
+    fn start_within(&self, limits: BlobLimits) -> BlobStore {
+        BlobStore::open(self.dir.path(), Arc::new(self.store.clone()), limits, T0).unwrap()
     }
 
     fn file(&self, area: &str, hash: &BlobHash) -> PathBuf {
         self.dir.path().join(area).join(hash.to_string())
     }
+}
+
+fn limits(budget: u64) -> BlobLimits {
+    BlobLimits { budget, disk_reserve: 0 }
 }
 
 fn bytes(length: usize, seed: u8) -> Vec<u8> {
@@ -209,7 +217,7 @@ fn a_blob_goes_after_the_retention_of_its_last_job_and_says_so() {
     assert_eq!(report, SweepReport { expired: 0, pruned: 1, freed: 7 });
     assert_eq!(blobs.status(&program), BlobStatus::Pruned);
     assert_eq!(node.start(BUDGET).status(&program), BlobStatus::Pruned);
-    assert_eq!(blobs.usage(), BlobUsage { used: 0, unreferenced: 0, budget: BUDGET, blobs: 0 });
+    assert_eq!(blobs.usage(), BlobUsage { used: 0, unreferenced: 0, limits: limits(BUDGET), blobs: 0 });
     blobs.put(b"program", T0).unwrap();
     assert_eq!(node.start(BUDGET).status(&program), BlobStatus::Held { bytes: 7 });
     blobs.sweep(later(UNREFERENCED_MS), TimeMs(201)).unwrap();
@@ -229,6 +237,26 @@ fn a_reference_may_come_before_the_blob() {
 }
 
 #[test]
+fn what_the_chain_needs_of_the_disk_is_left_alone() {
+    let node = Node::new();
+    let blob = bytes(10_000, 1);
+    let held = node.start(BUDGET).put(&blob, T0).unwrap();
+    // More than any disk has free: nothing new comes in, by either way; what is here stays readable.
+    let blobs = node.start_within(BlobLimits { budget: BUDGET, disk_reserve: u64::MAX / 2 });
+    let other = bytes(10_000, 2);
+    let refused = |error: StorageError| matches!(error, StorageError::DiskReserve { needed, .. } if needed > 0);
+    assert!(refused(blobs.put(&other, T0).unwrap_err()));
+    let (hash, manifest) = (blob_hash(&other), BlobManifest::of(&other));
+    assert!(refused(blobs.begin_transfer(hash, &manifest, T0).unwrap_err()));
+    assert_eq!(blobs.status(&hash), BlobStatus::Unknown);
+    assert_eq!(blobs.read(&held).unwrap(), Some(blob));
+    assert_eq!(blobs.usage().used, 10_000);
+    let free = blobs.disk_free().unwrap();
+    let enough = node.start_within(BlobLimits { budget: BUDGET, disk_reserve: free / 2 });
+    assert!(enough.put(&other, T0).is_ok());
+}
+
+#[test]
 fn the_budget_is_kept_and_uploads_cannot_take_the_jobs_share() {
     let node = Node::new();
     let budget = 4 * 1_000_000;
@@ -238,7 +266,7 @@ fn the_budget_is_kept_and_uploads_cannot_take_the_jobs_share() {
     let refused = blobs.put(&bytes(200_000, 8), T0).unwrap_err();
     assert_eq!(refused.class(), ErrorClass::Refused);
     assert!(refused.to_string().contains("no job refers to"), "{refused}");
-    assert_eq!(blobs.usage(), BlobUsage { used: 900_000, unreferenced: 900_000, budget, blobs: 1 });
+    assert_eq!(blobs.usage(), BlobUsage { used: 900_000, unreferenced: 900_000, limits: limits(budget), blobs: 1 });
     assert_eq!(blobs.files("upload").unwrap().len(), 0, "a refused upload leaves nothing");
     blobs.refer(JobId::new([1; 32]), &[hash]).unwrap();
     assert_eq!(blobs.usage().unreferenced, 0);
@@ -258,7 +286,11 @@ fn the_budget_is_kept_and_uploads_cannot_take_the_jobs_share() {
     assert_eq!(blobs.usage().used, used);
     drop(blobs);
     let again = node.start(budget);
-    assert_eq!(again.usage(), BlobUsage { used, unreferenced: 0, budget, blobs: 4 }, "a restart counts alike");
+    assert_eq!(
+        again.usage(),
+        BlobUsage { used, unreferenced: 0, limits: limits(budget), blobs: 4 },
+        "a restart counts alike"
+    );
 }
 
 #[test]

@@ -22,7 +22,7 @@ impl BlobStore {
     /// specification, a claim) compares it first.
     ///
     /// # Errors
-    /// [`StorageError::BadManifest`], [`StorageError::BudgetExceeded`], [`StorageError::Io`].
+    /// [`StorageError::BadManifest`], [`StorageError::BudgetExceeded`], [`StorageError::DiskReserve`], [`StorageError::Io`].
     pub fn begin_transfer(&self, hash: BlobHash, manifest: &BlobManifest, now: TimeMs) -> Result<Vec<u32>> {
         manifest.verify(&hash).map_err(|e| StorageError::BadManifest { hash, detail: e.to_string() })?;
         let mut index = self.index();
@@ -60,7 +60,7 @@ impl BlobStore {
     ) -> Result<()> {
         let cost = manifest.bytes.max(COST_MIN);
         let referenced = index.is_referenced(&hash);
-        index.reserve(cost, referenced)?;
+        self.reserve(index, cost, referenced)?;
         // The entry takes the room itself.
         index.free(cost, referenced);
         self.save_manifest(&hash, manifest)?;

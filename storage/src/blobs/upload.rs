@@ -29,11 +29,11 @@ impl BlobStore {
     /// Begins an upload. Dropping the writer takes it back.
     ///
     /// # Errors
-    /// [`StorageError::BudgetExceeded`], [`StorageError::Io`].
+    /// [`StorageError::BudgetExceeded`], [`StorageError::DiskReserve`], [`StorageError::Io`].
     pub fn writer(&self) -> Result<BlobWriter> {
         let number = {
             let mut index = self.index();
-            index.reserve(COST_MIN, false)?;
+            self.reserve(&mut index, COST_MIN, false)?;
             index.next_upload()
         };
         let path = self.inner.root.join("upload").join(number.to_string());
@@ -61,8 +61,8 @@ impl BlobWriter {
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// [`StorageError::TooLarge`] beyond 32 MiB in all, [`StorageError::BudgetExceeded`], [`StorageError::Io`]. The upload is
-    /// to be dropped then.
+    /// [`StorageError::TooLarge`] beyond 32 MiB in all, [`StorageError::BudgetExceeded`], [`StorageError::DiskReserve`],
+    /// [`StorageError::Io`]. The upload is to be dropped then.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         let total = self.bytes.saturating_add(bytes.len() as u64);
         if total > BLOB_BYTES_MAX {
@@ -70,7 +70,7 @@ impl BlobWriter {
         }
         let more = total.saturating_sub(self.reserved);
         if more > 0 {
-            self.blobs.index().reserve(more, false)?;
+            self.blobs.reserve(&mut self.blobs.index(), more, false)?;
             self.reserved = total;
         }
         self.bytes = total;

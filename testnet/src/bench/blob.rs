@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use network::{ChunkSink, FetchOptions, Network, NetworkConfig, SinkError, fetch_blob};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use storage::{BlobStore, Home, RocksStore, Store};
+use storage::{BlobLimits, BlobStore, Home, RocksStore, Store};
 use types::blob::BlobManifest;
 use types::ids::{BlobHash, GenesisHash, TimeMs};
 use types::keys::SecretKey;
@@ -153,7 +153,7 @@ pub fn fetch(fetch: &Fetch) -> Result<()> {
     let home = Home::open(&fetch.home)?;
     let layout = home.layout();
     let store: Arc<dyn Store> = Arc::new(RocksStore::open(&layout.db())?);
-    let blobs = BlobStore::open(layout.blobs(), store, 1 << 30, wall_clock()?)?;
+    let blobs = BlobStore::open(layout.blobs(), store, BlobLimits { budget: 1 << 30, disk_reserve: 0 }, wall_clock()?)?;
     // A new identity each time: the source grants each peer two such blobs in ten seconds.
     let mut seed = [0u8; 32];
     seed[..4].copy_from_slice(&std::process::id().to_le_bytes());

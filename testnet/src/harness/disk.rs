@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use storage::space::disk_space;
+
 use super::process::die_with_parent;
 
 /// Bytes written at once to fill a disk up.
@@ -80,20 +82,22 @@ impl SmallDisk {
         self.home().join("filler")
     }
 
-    /// Fills the disk up; returns the number of bytes it took.
+    /// Fills the disk until fewer than `left` bytes are free, and with 0 until nothing can be written; returns the number of
+    /// bytes it took.
     ///
     /// # Errors
     /// When the file can't be written for another reason than that.
-    pub fn fill(&self) -> Result<u64> {
+    pub fn fill(&self, left: u64) -> Result<u64> {
         let mut file = File::create(self.filler())?;
         let mut written = 0;
-        loop {
+        while left == 0 || disk_space(&self.home())?.free >= left {
             match file.write(&[1; PIECE]) {
                 Ok(bytes) => written += bytes as u64,
-                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(written),
+                Err(error) if error.kind() == ErrorKind::StorageFull => break,
                 Err(error) => return Err(error).context("filling the disk"),
             }
         }
+        Ok(written)
     }
 
     /// Frees what was filled.

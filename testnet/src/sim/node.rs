@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use consensus::{Guard, GuardRecord, Input, Machine, Output, Sync, SyncInput, TimerId};
+use consensus::{Ahead, Guard, GuardRecord, Input, Machine, Output, Sync, SyncInput, TimerId};
 use ledger::chain::CheckOutcome;
 use ledger::{Event as LedgerEvent, Executed};
 use storage::guard_file::GuardFile;
@@ -395,7 +395,7 @@ impl SimNode {
     /// Another validator is at the next height already: go there too.
     fn follow(&mut self, around: &mut Surroundings<'_>) -> Step {
         let live = self.live()?;
-        if live.pace.is_some() && live.machine.held_votes() > 0 {
+        if live.pace.is_some() && live.machine.ahead() != Ahead::Nobody {
             return self.start_height(around);
         }
         Ok(())

@@ -192,8 +192,20 @@ pub(super) fn health(wiring: &Wiring, uptime: Duration) -> HealthView {
         Some(_) => None,
     };
     let usage = wiring.blobs.usage();
-    let database = (usage.used >= usage.budget / 10 * 9)
-        .then(|| ("degraded", format!("blobs use {} of {} bytes", usage.used, usage.budget)));
+    let (budget, reserve) = (usage.limits.budget, usage.limits.disk_reserve);
+    let database = match wiring.blobs.disk_free() {
+        Err(error) => Some(("degraded", error.to_string())),
+        Ok(free) if free < reserve => Some((
+            "degraded",
+            format!(
+                "{free} bytes are free on the disk, fewer than storage.disk_reserve_mib keeps ({reserve}): no programs and \
+                 proofs are taken; free space"
+            ),
+        )),
+        Ok(_) => {
+            (usage.used >= budget / 10 * 9).then(|| ("degraded", format!("blobs use {} of {budget} bytes", usage.used)))
+        }
+    };
     let prover = wiring.prover_status.borrow().clone();
     let workers = (prover.state == "backing_off").then(|| ("degraded", prover.reason.clone()));
     let stopping = wiring.stop.reason().map(|reason| format!("the node is stopping: {reason:?}"));

@@ -327,7 +327,7 @@ impl EngineHandle {
     pub async fn account(&self, key: PublicKey) -> Result<AccountView, ApiError> {
         let account = self.read(move |_, view| Ok(query::account(&view.state, &key)?)).await?;
         let pending = self.ask(&self.wiring.mail.mempool, |reply| MempoolMsg::NextNonce { sender: key, reply }).await?;
-        let nonce_pending = pending.unwrap_or(account.nonce).max(account.nonce);
+        let nonce_pending = pending?.max(account.nonce);
         Ok(AccountView { account: key, balance: account.balance, nonce: account.nonce, nonce_pending })
     }
 
@@ -392,7 +392,7 @@ impl EngineHandle {
     /// Begins an upload. What is written beyond the largest blob is refused.
     ///
     /// # Errors
-    /// `disk_budget`.
+    /// `disk_budget`, `disk_reserve`.
     pub async fn blob_upload(&self) -> Result<BlobUpload, ApiError> {
         let writer = self.read(|w, _| Ok(w.blobs.writer()?)).await?;
         Ok(BlobUpload { writer: Some(writer) })
@@ -515,7 +515,7 @@ impl BlobUpload {
     /// Appends a part.
     ///
     /// # Errors
-    /// `too_large`, `disk_budget`.
+    /// `too_large`, `disk_budget`, `disk_reserve`.
     pub async fn write(&mut self, part: &[u8]) -> Result<(), ApiError> {
         let gone = || ApiError::new("internal", "the upload is over");
         let (mut writer, part) = (self.writer.take().ok_or_else(gone)?, part.to_vec());
@@ -527,7 +527,7 @@ impl BlobUpload {
     /// Ends the upload; the blob is held for ten minutes unless a job needs it.
     ///
     /// # Errors
-    /// `disk_budget`, `internal`.
+    /// `internal`.
     pub async fn finish(mut self) -> Result<BlobRef, ApiError> {
         let writer = self.writer.take().ok_or_else(|| ApiError::new("internal", "the upload is over"))?;
         let done = tokio::task::spawn_blocking(move || writer.finish(wall_clock()));
@@ -591,6 +591,9 @@ impl From<StorageError> for ApiError {
                 Self::field("too_large", what, value, limit, error.to_string())
             }
             StorageError::BudgetExceeded { .. } => Self::new("disk_budget", error.to_string()),
+            StorageError::DiskReserve { free, reserve, .. } => {
+                Self::field("disk_reserve", "storage.disk_reserve_mib", free, reserve, error.to_string())
+            }
             _ => Self::new("internal", error.to_string()),
         }
     }

@@ -16,6 +16,13 @@ use types::transaction::Transaction;
 /// A sender's waiting transactions by nonce.
 pub(crate) type Queue = BTreeMap<u64, (TxId, Transaction)>;
 
+/// The first nonce from `nonce` on that nothing waits for. What waits may have a hole, since a transaction that the ledger
+/// refuses by now is dropped alone: the next one must fill it, or none of those after it can pass.
+pub(crate) fn first_free(own: &Queue, nonce: u64) -> u64 {
+    let run = own.range(nonce..).zip(nonce..).take_while(|((held, _), next)| *held == next).count();
+    nonce.saturating_add(run as u64)
+}
+
 /// The outlook on the last block that was asked about.
 #[derive(Default)]
 pub(crate) struct Ahead(Option<Made>);
@@ -162,6 +169,20 @@ mod tests {
         assert_eq!(offer(3, 2, 697), Some(TxCode::Balance));
         assert_eq!(offer(3, 2, 696), None);
         assert_eq!(offer(3, 3, 1), Some(TxCode::Balance));
+    }
+
+    #[test]
+    fn a_hole_in_what_waits_is_the_next_nonce() {
+        let (_, _, chain) = chain();
+        let waiting = |nonces: &[u64]| -> Queue {
+            let held = |nonce: &u64| pay(chain, 3, *nonce, 1);
+            nonces.iter().map(|nonce| (*nonce, (held(nonce).id(), held(nonce)))).collect()
+        };
+        assert_eq!(first_free(&waiting(&[]), 4), 4);
+        assert_eq!(first_free(&waiting(&[4, 5]), 4), 6);
+        assert_eq!(first_free(&waiting(&[4, 6, 7]), 4), 5);
+        // Below the account's own nothing counts: it waits to be swept out.
+        assert_eq!(first_free(&waiting(&[2, 3, 5]), 4), 4);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use types::keys::{PublicKey, SecretKey};
 use types::transaction::{Action, SenderTx, Transaction};
 
 use crate::api::ApiError;
-use crate::app::ahead::{Ahead, Queue};
+use crate::app::ahead::{Ahead, Queue, first_free};
 use crate::app::outbox::{Due, Outbox, PAUSE};
 use crate::mailbox::{Letter, Sent};
 use crate::safety::consensus::ConsensusMsg;
@@ -72,12 +72,12 @@ pub(crate) enum MempoolMsg {
         /// The answer.
         reply: oneshot::Sender<Vec<Transaction>>,
     },
-    /// The next nonce of an account, counting what waits here.
+    /// The next free nonce of an account, counting what waits here.
     NextNonce {
         /// The account.
         sender: PublicKey,
-        /// The answer; `None` when nothing of it waits here.
-        reply: oneshot::Sender<Option<u64>>,
+        /// The answer; an error when the state can't be read.
+        reply: oneshot::Sender<Result<u64, ApiError>>,
     },
     /// Whether a transaction waits here.
     Has {
@@ -156,8 +156,7 @@ impl Actor for Mempool {
                 reply.send(offer(state)).ok();
             }
             MempoolMsg::NextNonce { sender, reply } => {
-                let last = state.signed.get(&sender).and_then(|own| own.last_key_value());
-                reply.send(last.map(|(nonce, _)| nonce.saturating_add(1))).ok();
+                reply.send(next_nonce(state, &sender)).ok();
             }
             MempoolMsg::Has { id, reply } => {
                 reply.send(state.ids.contains_key(&id)).ok();
@@ -306,16 +305,15 @@ fn full(what: &str, found: usize, limit: usize) -> ApiError {
     ApiError::field("overloaded", "mempool", found, limit, format!("too many {what}; try again in a few seconds"))
 }
 
+/// The nonce of the sender's next transaction.
+fn next_nonce(state: &MempoolState, sender: &PublicKey) -> Result<u64, ApiError> {
+    let account = ledger::query::account(&state.wiring.view().state, sender).map_err(LedgerError::from)?;
+    Ok(state.signed.get(sender).map_or(account.nonce, |own| first_free(own, account.nonce)))
+}
+
 fn sign(state: &mut MempoolState, action: Action, key: &SecretKey, expires_ms: TimeMs) -> Admission {
-    let view = state.wiring.view();
     let sender = key.public();
-    let account = ledger::query::account(&view.state, &sender).map_err(LedgerError::from)?;
-    let mut nonce = account.nonce;
-    if let Some(own) = state.signed.get(&sender) {
-        while own.contains_key(&nonce) {
-            nonce = nonce.saturating_add(1);
-        }
-    }
+    let nonce = next_nonce(state, &sender)?;
     let content = SenderTx { genesis: state.wiring.genesis_hash, sender, nonce, expires_ms, trace: 0, action };
     admit_and_publish(state, Transaction::Signed(content.sign(key)))
 }

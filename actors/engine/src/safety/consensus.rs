@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consensus::guard::Refusal;
-use consensus::{Acceptance, Fatal, GuardRecord, Ignored, Input, Machine, Output, TimerId};
+use consensus::{Acceptance, Ahead, Fatal, GuardRecord, Ignored, Input, Machine, Output, TimerId};
 use ledger::Executed;
 use network::{GossipMessage, MessageId, Verdict};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -163,6 +163,8 @@ pub(crate) struct ConsensusState {
     generation: u64,
     pace: Option<(u64, JoinHandle<()>)>,
     started_ms: TimeMs,
+    /// The last height that was hastened by a third of the power or less, and when.
+    followed_few: Option<(Height, TimeMs)>,
     executed: VecDeque<(BlockId, Executed)>,
     /// Blocks being fetched, as many as the machine wants: at most its candidates of a height.
     fetching: BTreeMap<BlockId, Task>,
@@ -186,6 +188,7 @@ impl Actor for Consensus {
             generation: 0,
             pace: None,
             started_ms: TimeMs(0),
+            followed_few: None,
             executed: VecDeque::new(),
             fetching: BTreeMap::new(),
         })
@@ -304,17 +307,26 @@ fn report(state: &ConsensusState, id: MessageId, acceptance: &Acceptance) {
     state.args.wiring.net.report(id, verdict);
 }
 
-/// Another validator works on the next height: start it too, at the pace of a busy chain.
+/// Other validators work on the next height: start it too, at the pace of a busy chain.
 async fn follow(state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
     let next = state.args.wiring.view().head.height.next();
-    let theirs = state.args.machine.held_votes() > 0;
-    if state.pace.is_some() && theirs && state.args.machine.height() < next {
-        let params = state.args.wiring.view().params.clone();
-        if pacing::may_follow(state.started_ms, &params, wall_clock()) {
-            return start_height(state).await;
-        }
-        plan_start(state, true);
+    let ahead = state.args.machine.ahead();
+    if state.pace.is_none() || ahead == Ahead::Nobody || state.args.machine.height() >= next {
+        return Ok(());
     }
+    let (params, now) = (state.args.wiring.view().params.clone(), wall_clock());
+    if ahead == Ahead::Few {
+        if !pacing::may_follow_few(state.followed_few, next, &params, now) {
+            return Ok(());
+        }
+        if state.followed_few.is_none_or(|(height, _)| height != next) {
+            state.followed_few = Some((next, now));
+        }
+    }
+    if pacing::may_follow(state.started_ms, &params, now) {
+        return start_height(state).await;
+    }
+    plan_start(state, true);
     Ok(())
 }
 

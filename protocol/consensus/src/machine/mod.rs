@@ -55,6 +55,17 @@ pub enum TimerKind {
     Rebroadcast,
 }
 
+/// Who is at a later height.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ahead {
+    /// Nobody that this node knows of.
+    Nobody,
+    /// Validators with a third of the power or less: all of them may be faulty.
+    Few,
+    /// More than a third of the power: at least one that is not faulty.
+    AnHonestOne,
+}
+
 /// Identity of a timer: setting one that runs replaces it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TimerId {
@@ -431,8 +442,20 @@ impl Machine {
     }
 
     /// Votes held for heights to come.
-    pub fn held_votes(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn held_votes(&self) -> usize {
         self.held.votes_len()
+    }
+
+    /// Who works on heights to come already, by the votes held for them and the set of the current height.
+    pub fn ahead(&self) -> Ahead {
+        let (voters, set) = (self.held.voters(), self.inner.set());
+        let power = |set: &ValidatorSet| voters.iter().filter_map(|key| set.power_of(key)).fold(0, u64::saturating_add);
+        match set {
+            _ if voters.is_empty() => Ahead::Nobody,
+            Some(set) if set.is_honest(power(set)) => Ahead::AnHonestOne,
+            _ => Ahead::Few,
+        }
     }
 
     /// Whether a consensus message is good and worth forwarding.

@@ -10,6 +10,7 @@ use types::vote::{CertificateError, VoteKind};
 use super::*;
 use crate::admission::{Acceptance, Fault, Ignored};
 use crate::held;
+use crate::machine::Ahead;
 use crate::proposer::proposer;
 
 fn evidence_of(outputs: &[Output]) -> Vec<Evidence> {
@@ -205,12 +206,14 @@ fn a_flood_for_later_heights_is_bounded_and_honest_votes_pass() {
     assert_eq!(machine.held_votes(), held::VOTES_PER_HEIGHT);
     let more = vote(&keys[1], VoteKind::Prevote, 2, 30, None);
     assert_eq!(machine.classify(&ConsensusMessage::Vote { vote: more, resend: 0 }), Acceptance::Ignore(Ignored::Quota));
+    assert_eq!(machine.ahead(), Ahead::Few, "one of four may be faulty, however much it sends");
     machine.handle(TimeMs(1), vote_message(vote(&keys[2], VoteKind::Prevote, 2, 0, None))).unwrap();
     assert_eq!(machine.held_votes(), held::VOTES_PER_HEIGHT + 1);
     let forged =
         SignedVote { signature: types::keys::Signature::new([1; 64]), ..vote(&keys[3], VoteKind::Prevote, 2, 0, None) };
     machine.handle(TimeMs(1), vote_message(forged)).unwrap();
     assert_eq!(machine.held_votes(), held::VOTES_PER_HEIGHT + 1, "signatures are checked before anything is kept");
+    assert_eq!(machine.ahead(), Ahead::AnHonestOne);
 }
 
 #[test]
