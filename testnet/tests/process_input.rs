@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use testnet::harness::{Cli, Cluster, Options, binary};
-use testnet::rpc::Rpc;
+use testnet::rpc::{Refusal, Rpc};
 use testnet::sender::{Sender, hex_of, spec_of};
 use types::ids::{Amount, GenesisHash, TimeMs};
 use types::job::{HashFunction, JobSpec, OutputRule, ProgramKind};
@@ -160,6 +160,31 @@ fn good_spec(stage: &Stage, n: u64) -> Result<JobSpec> {
     let mut spec = spec_of(ProgramKind::Cairo0, &program, Some(&args), 5_000);
     spec.program_hash = prover::inspect(&program, Some(HashFunction::Poseidon))?.program_hash;
     Ok(spec)
+}
+
+/// A job and a payment signed with one nonce: while the job's input is looked at the payment comes, one of the two is decided,
+/// and whoever waits for the other is told why it never will be.
+fn contest(stage: &Stage) -> Result<()> {
+    let spec = good_spec(stage, 30)?;
+    let nonce = stage.sender.nonce(&stage.node)?;
+    let sign = |action| Ok::<_, anyhow::Error>(hex_of(&stage.sender.content(nonce, action)?.sign(stage.sender.key())));
+    let job = sign(Action::SubmitJob(Box::new(spec)))?;
+    let payment = sign(Action::Transfer { to: PublicKey::new([7; 32]), amount: Amount(5) })?;
+    let ask = |method: &str, tx: &str| stage.node.try_call(method, &json!({"tx": tx}));
+    let (job, payment) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| ask("job_submit", &job));
+        // The job arrives first and is not ready for a block yet.
+        std::thread::sleep(Duration::from_millis(20));
+        let payment = ask("tx_submit", &payment);
+        (waiting.join(), payment)
+    });
+    let outcomes = [job.map_err(|_| anyhow::anyhow!("the thread panicked"))??, payment?];
+    println!("one nonce for two: {outcomes:?}");
+    let decided = |o: &&Result<Value, Refusal>| o.as_ref().is_ok_and(|answer| answer["status"] == "decided");
+    let refused = |o: &&Result<Value, Refusal>| o.as_ref().is_err_and(|refusal| refusal.code == "nonce_used");
+    let (won, lost) = (outcomes.iter().filter(decided).count(), outcomes.iter().filter(refused).count());
+    ensure!((won, lost) == (1, 1), "one nonce for two: {outcomes:?}");
+    Ok(())
 }
 
 /// Jobs that no ledger takes; returns the id of one that it did take.
@@ -348,6 +373,7 @@ fn receipts(stage: &mut Stage, job: &str) -> Result<()> {
 fn bad_input_is_refused_in_full_and_the_node_goes_on() -> Result<()> {
     let mut stage = Stage::start()?;
     transactions(&stage)?;
+    contest(&stage)?;
     questions(&stage)?;
     let job = jobs(&mut stage)?;
     receipts(&mut stage, &job)?;

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::process::{Cli, Launch, NodeProcess};
 
+/// Ports of test networks begin here; below are those of known services.
+const PORTS_FROM: u16 = 10_000;
 /// Time between two looks at a node.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -31,22 +34,30 @@ pub struct Options {
 }
 
 impl Options {
-    /// `nodes` nodes on ports that are free now.
+    /// `nodes` nodes on ports that are free now, and that the system gives to no outgoing connection: a node that was killed
+    /// finds its own ports free again.
     ///
     /// # Errors
     /// When no free ports are found.
     pub fn on_free_ports(nodes: u16) -> Result<Self> {
+        let span = nodes.saturating_add(2).saturating_mul(10);
+        let end = first_outgoing_port()?.saturating_sub(span);
         for _ in 0..64 {
-            let base = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-            let span = nodes.saturating_add(2).saturating_mul(10);
-            let fits = (1024..60_000u16).contains(&base) && base.checked_add(span).is_some();
+            let base = rand::rng().random_range(PORTS_FROM..end.max(PORTS_FROM + 1));
             let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-            if fits && (0..nodes + 2).all(|i| free(base + 10 * i) && free(base + 10 * i + 1)) {
+            if (0..nodes + 2).all(|i| free(base + 10 * i) && free(base + 10 * i + 1)) {
                 return Ok(Self { nodes, base_port: base, block_ms: None, empty_block_ms: None, window_ms: None });
             }
         }
         bail!("no {nodes} free pairs of ports found")
     }
+}
+
+/// The first port that the system gives to outgoing connections.
+fn first_outgoing_port() -> Result<u16> {
+    let path = "/proc/sys/net/ipv4/ip_local_port_range";
+    let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+    text.split_whitespace().next().and_then(|first| first.parse().ok()).with_context(|| format!("{path}: {text}"))
 }
 
 /// `testnet.json`: what runs where.

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ledger::query;
+use ledger::{TxCode, query};
 use storage::blobs::{BlobStatus, BlobWriter};
 use storage::{StorageError, StoreRead};
 use tokio::sync::{broadcast, oneshot};
 use types::Wire;
 use types::genesis::Genesis;
-use types::ids::{BlobHash, BlockId, GenesisHash, Height, JobId, TxId};
+use types::ids::{BlobHash, BlockId, GenesisHash, Height, JobId, TimeMs, TxId};
 use types::job::{BlobRef, JobStatus};
 use types::keys::PublicKey;
 use types::transaction::{Action, SignedTx, Transaction};
@@ -135,6 +135,7 @@ impl EngineHandle {
     /// The ledger's refusals by their codes, `unknown_blob`, `overloaded`.
     pub async fn submit(&self, tx: SignedTx, wait: Duration) -> Result<SubmitView, ApiError> {
         let id = tx.id();
+        let (sender, nonce, expires_ms) = (tx.content.sender, tx.content.nonce, tx.content.expires_ms);
         let job_id = match &tx.content.action {
             Action::SubmitJob(spec) => {
                 let known = self.wiring.view();
@@ -182,8 +183,13 @@ impl EngineHandle {
         tokio::pin!(refused);
         // Who does not wait is answered at once: that the transaction waits here is known.
         while !wait.is_zero() {
+            // Asked before the block is looked for: whoever has lost its place by then is in no later one.
+            let lost = self.lost_place(sender, nonce, expires_ms)?;
             if let Some(decided) = self.decided(id).await? {
                 return Ok(answer(decided));
+            }
+            if let Some(error) = lost {
+                return Err(error);
             }
             let go_on = tokio::select! {
                 error = &mut refused => return Err(error),
@@ -194,6 +200,29 @@ impl EngineHandle {
             }
         }
         Ok(answer(TxStatus::Pending))
+    }
+
+    /// Why a transaction that is in no block yet can be in none any more, if so.
+    fn lost_place(&self, sender: PublicKey, nonce: u64, expires_ms: TimeMs) -> Result<Option<ApiError>, ApiError> {
+        let view = self.wiring.view();
+        let next = query::account(&view.state, &sender)?.nonce;
+        if nonce < next {
+            let message = format!(
+                "another transaction of this account took nonce {nonce} while this one waited; sign it again with nonce {next}"
+            );
+            return Ok(Some(ApiError::field(
+                TxCode::NonceUsed.name(),
+                "nonce",
+                nonce,
+                format!("next is {next}"),
+                message,
+            )));
+        }
+        let now = view.head.time_ms;
+        Ok((expires_ms <= now).then(|| {
+            let message = "it was in no block before it expired; sign it again with a later expiry";
+            ApiError::field(TxCode::TxExpired.name(), "expires_ms", expires_ms.0, format!("after {}", now.0), message)
+        }))
     }
 
     /// The status of a transaction that is in a block.

@@ -132,6 +132,7 @@ pub(crate) struct AvailabilityArgs {
 struct Held {
     tx: SignedTx,
     signatures: BTreeMap<types::keys::PublicKey, AvailabilitySig>,
+    /// Given to the mempool since the last block.
     handed_on: bool,
     waiting: Vec<oneshot::Sender<ApiError>>,
     /// Fetches and inspects the input.
@@ -404,7 +405,8 @@ fn hand_on(state: &mut AvailabilityState, id: TxId) {
     }
 }
 
-/// Drops submissions that are in a block, or that the ledger would not take any more.
+/// Drops submissions that are in a block, or that the ledger would not take any more. The others are handed on once more: the
+/// mempool may have refused them for what stood before them in their sender's order.
 fn sweep(state: &mut AvailabilityState) {
     let view = state.args.wiring.view();
     let stale = |held: &Held| ledger::precheck::check_submission(&view.state, &held.tx, view.head.time_ms).is_err();
@@ -412,8 +414,11 @@ fn sweep(state: &mut AvailabilityState) {
     for id in gone {
         state.held.remove(&id);
     }
-    let waiting: Vec<TxId> = state.held.iter().filter(|(_, held)| !held.handed_on).map(|(id, _)| *id).collect();
+    let waiting: Vec<TxId> = state.held.keys().copied().collect();
     for id in waiting {
+        if let Some(held) = state.held.get_mut(&id) {
+            held.handed_on = false;
+        }
         hand_on(state, id);
     }
 }

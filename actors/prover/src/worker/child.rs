@@ -93,7 +93,8 @@ fn run(kind: Kind) -> io::Result<()> {
 /// Keeps all blocks inside the process instead of handing them back after each proof: page faults are a sixth of a small
 /// proof's time. No block is mapped by itself: the threshold for that can't be set higher than the trees' layers are long.
 /// Huge pages were measured, too: a tenth of the faults, but more time in the kernel, which clears and compacts. All threads
-/// share one arena: what one frees another can take, which on two cores saves 3 % of a small proof's memory and 7 % of a large one's.
+/// share one arena: what one frees another can take, which on two cores saves 3 % of a small proof's memory and 7 % of a
+/// large one's.
 pub(crate) fn keep_memory() {
     const NEVER: i32 = i32::MAX;
     #[allow(unsafe_code, reason = "the C library's allocator is set through its C interface")]
