@@ -34,6 +34,10 @@ pub(crate) struct Metrics {
     pub(crate) jobs_pending: IntGauge,
     /// Messages refused because a mailbox was full, by actor.
     pub(crate) refused: IntGaugeVec,
+    /// Bytes of the database, by part.
+    pub(crate) store_bytes: IntGaugeVec,
+    /// Free bytes on the disk.
+    pub(crate) disk_free: IntGauge,
     /// Seconds since the start.
     pub(crate) uptime: IntGauge,
     /// Offences found, by kind.
@@ -91,6 +95,11 @@ impl Metrics {
             &["actor"],
         )?;
         registry.register(Box::new(refused.clone()))?;
+        let store_bytes = IntGaugeVec::new(
+            Opts::new("proofmesh_store_bytes", "Bytes of the database: files on disk, memory tables, cache in memory."),
+            &["part"],
+        )?;
+        registry.register(Box::new(store_bytes.clone()))?;
         let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
             let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(metric.clone()))?;
@@ -164,6 +173,8 @@ impl Metrics {
             transactions: counter("proofmesh_transactions_applied_total", "Transactions in applied blocks.")?,
             votes: counters("consensus_votes_total", "Own verdicts on claims, by answer.", &["verdict"])?,
             refused,
+            store_bytes,
+            disk_free: gauge("proofmesh_disk_free_bytes", "Free bytes on the disk of the home folder.")?,
             registry,
         })
     }

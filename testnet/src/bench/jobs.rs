@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::rpc::Rpc;
+use super::rpc::{Rpc, metric};
 use super::stats::Samples;
 use super::{Entry, Plan, block_on, cluster, report, stop};
 use crate::harness::Cluster;
@@ -88,12 +88,8 @@ fn proved(cluster: &Cluster) -> Result<(f64, f64)> {
         let mut sum = (0.0, 0.0);
         for node in &cluster.file().nodes {
             let text = Rpc::connect(&node.rpc).await?.get("/metrics").await?;
-            let value = |name: &str| {
-                let line = text.lines().find_map(|line| line.strip_prefix(name));
-                line.and_then(|v| v.trim().parse::<f64>().ok()).with_context(|| format!("no {name} in /metrics"))
-            };
-            sum.0 += value("job_execution_duration_seconds_sum ")?;
-            sum.1 += value("job_execution_duration_seconds_count ")?;
+            sum.0 += metric(&text, "job_execution_duration_seconds_sum ")?;
+            sum.1 += metric(&text, "job_execution_duration_seconds_count ")?;
         }
         Ok(sum)
     })

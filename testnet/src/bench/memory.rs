@@ -1,13 +1,15 @@
 //! Resident memory of a node: idle without a worker, and over time under load.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::load::Load;
+use super::rpc::{Rpc, metric};
 use super::stats::Samples;
 use super::{Entry, Plan, block_on, cluster, resident_bytes, stop};
+use crate::harness::Cluster;
 
 /// Senders of the load over time.
 const SENDERS: usize = 20;
@@ -37,33 +39,58 @@ pub(super) fn idle(plan: &Plan) -> Result<Vec<Entry>> {
 pub(super) fn soak(plan: &Plan) -> Result<Vec<Entry>> {
     let seconds = plan.soak_s.unwrap_or(if plan.quick { 20 } else { 3_600 });
     let cluster = cluster(plan, 500, 10_000)?;
-    let outcome = block_on(async {
+    let time = Duration::from_secs(seconds);
+    let (outcome, store) = block_on(async {
         let load = Load::prepare(&cluster, SENDERS, seconds * RATE * 3 / 2 / SENDERS as u64 + 100).await?;
-        load.run(&cluster, Duration::from_secs(seconds), Some(RATE)).await
+        tokio::try_join!(load.run(&cluster, time, Some(RATE)), watch_store(&cluster, time))
     })?;
     stop(cluster)?;
     let mut growth = Samples::default();
-    let mut quarters = vec![];
-    for memory in &outcome.memory {
-        let part = |from: usize, to: usize| -> Result<f64> {
-            let n = memory.len();
-            let part = memory.get(n * from / 4..n * to / 4).context("samples of memory")?;
-            ensure!(!part.is_empty(), "too few samples of memory: {n}");
-            Ok(mib(part.iter().sum::<u64>() / part.len() as u64))
-        };
-        // Caches and memory tables fill in the first half; what comes after that would be a leak.
-        let (second, last) = (part(1, 2)?, part(3, 4)?);
-        growth.push(last - second);
-        quarters.push(json!([part(0, 1)?, second, part(2, 3)?, last]));
+    let (mut quarters, mut store_quarters) = (vec![], vec![]);
+    for (memory, store) in outcome.memory.iter().zip(&store) {
+        let (resident, store) = (by_quarter(memory)?, by_quarter(store)?);
+        // The database's cache and memory tables are bounded and fill over hours; what grows beside them would be a leak.
+        growth.push((resident[3] - store[3]) - (resident[1] - store[1]));
+        quarters.push(resident);
+        store_quarters.push(store);
     }
     let params = json!({
-        "timed": "growth of resident memory from the second to the last quarter of the time, each of four nodes",
+        "timed": "growth of resident memory less the database's cache and memory tables, from the second to the last quarter \
+                  of the time, each of four nodes",
         "seconds": seconds,
         "transfers_per_s": RATE,
         "applied": outcome.applied,
-        "mib_by_quarter_and_node": quarters,
+        "resident_mib_by_node_and_quarter": quarters,
+        "of_these_cache_and_tables": store_quarters,
     });
     Ok(vec![Entry::of_samples("memory_growth_under_load", "MiB", &growth, params)])
+}
+
+/// Bytes of the database's cache and memory tables on each node, forty times in `time`.
+async fn watch_store(cluster: &Cluster, time: Duration) -> Result<Vec<Vec<u64>>> {
+    let (start, nodes) = (Instant::now(), &cluster.file().nodes);
+    let mut samples = vec![vec![]; nodes.len()];
+    while start.elapsed() < time {
+        for (node, samples) in nodes.iter().zip(&mut samples) {
+            let text = Rpc::connect(&node.rpc).await?.get("/metrics").await?;
+            let part = |part: &str| metric(&text, &format!("proofmesh_store_bytes{{part=\"{part}\"}} "));
+            samples.push((part("cache")? + part("memory_tables")?) as u64);
+        }
+        tokio::time::sleep(time / 40).await;
+    }
+    Ok(samples)
+}
+
+/// Means over the four quarters of the samples, MiB.
+fn by_quarter(samples: &[u64]) -> Result<[f64; 4]> {
+    let mut means = [0.0; 4];
+    for (quarter, mean) in means.iter_mut().enumerate() {
+        let n = samples.len();
+        let part = samples.get(n * quarter / 4..n * (quarter + 1) / 4).context("samples of memory")?;
+        ensure!(!part.is_empty(), "too few samples of memory: {n}");
+        *mean = mib(part.iter().sum::<u64>() / part.len() as u64);
+    }
+    Ok(means)
 }
 
 fn mib(bytes: u64) -> f64 {

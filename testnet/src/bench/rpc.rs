@@ -129,3 +129,9 @@ fn answer_of(answer: &Value) -> Answer {
         }),
     }
 }
+
+/// The value of the metric whose line in `text` begins with `name`, labels and the blank included.
+pub(super) fn metric(text: &str, name: &str) -> Result<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|value| value.trim().parse().ok()).with_context(|| format!("no {name} in /metrics"))
+}

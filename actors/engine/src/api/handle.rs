@@ -473,6 +473,15 @@ impl EngineHandle {
         for (actor, refused) in self.wiring.mail.refused() {
             self.wiring.metrics.refused.with_label_values(&[actor]).set(i64::try_from(refused).unwrap_or(i64::MAX));
         }
+        let (files, blob_files, tables, cache) = self.wiring.store.usage();
+        for (part, bytes) in [("files", files), ("blob_files", blob_files), ("memory_tables", tables), ("cache", cache)]
+        {
+            let gauge = self.wiring.metrics.store_bytes.with_label_values(&[part]);
+            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        if let Ok(free) = self.wiring.blobs.disk_free() {
+            self.wiring.metrics.disk_free.set(i64::try_from(free).unwrap_or(i64::MAX));
+        }
         let own = self.wiring.metrics.text().map_err(|e| ApiError::new("internal", e.to_string()))?;
         Ok((own, self.wiring.net.get().map(|n| n.open_metrics()).unwrap_or_default()))
     }
