@@ -23,7 +23,7 @@ const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct CommitCommand {
     commit: Box<BlockCommit>,
-    reply: oneshot::Sender<(Head, Snapshot)>,
+    reply: oneshot::Sender<Result<(Head, Snapshot), String>>,
 }
 
 /// The thread's state.
@@ -45,17 +45,24 @@ impl ThreadWork for Writer {
 
     fn run(&mut self, command: CommitCommand) -> Result<(), String> {
         self.crossings.at(Crossing::BatchBegins);
-        let head = self.store.commit_block(&command.commit).map_err(|e| e.to_string())?;
-        self.crossings.at(Crossing::BatchWritten);
-        // The asker may have given up by its own time limit, which stops the node.
-        command.reply.send((head, self.store.snapshot())).ok();
-        Ok(())
+        let stored = self.store.commit_block(&command.commit).map_err(|e| e.to_string());
+        if stored.is_ok() {
+            self.crossings.at(Crossing::BatchWritten);
+        }
+        let failed = stored.as_ref().err().cloned();
+        // The asker hears the reason, too: whichever of the two is noticed first, the node's last words say it. It may have given
+        // up by its own time limit, which stops the node.
+        command.reply.send(stored.map(|head| (head, self.store.snapshot()))).ok();
+        failed.map_or(Ok(()), Err)
     }
 }
 
 /// A block is not stored.
 #[derive(Debug, Error)]
 pub(crate) enum WriteError {
+    /// The write failed.
+    #[error("the block is not stored: {0}")]
+    Failed(String),
     /// The thread is gone; its actor knows why.
     #[error("the store's writer has ended")]
     Gone,
@@ -83,7 +90,7 @@ impl WriterHandle {
         let command = CommitCommand { commit: Box::new(commit), reply };
         let answer = async {
             self.0.send(command).await.map_err(|_| WriteError::Gone)?;
-            done.await.map_err(|_| WriteError::Gone)
+            done.await.map_err(|_| WriteError::Gone)?.map_err(WriteError::Failed)
         };
         within(COMMIT_LIMIT, answer).await.ok_or(WriteError::Slow)?
     }
