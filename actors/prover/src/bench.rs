@@ -26,7 +26,8 @@ use types::keys::PublicKey;
 use types::statement::Statement;
 
 use crate::assets::assets;
-use crate::engine::{Engine, ProveError, ProveRequest, Proven, parameters};
+use crate::backend::parameters;
+use crate::engine::{Engine, ProveError, ProveRequest, Proven};
 use crate::local::local_statement;
 use crate::stages::Stage;
 use crate::{hash, limits, sample, worker};
@@ -102,7 +103,7 @@ fn case(steps: u64, options: &BenchOptions, mut progress: impl FnMut(usize)) -> 
     let program = sample::fibonacci(steps.saturating_sub(BOOTLOADER_STEPS) / sample::FIBONACCI_STEPS_PER_ROUND);
     let statement = local_statement(&program, None, None).map_err(ProveError::from)?;
     let mut engine = Engine::new();
-    engine.warm_up();
+    engine.warm_up()?;
     // The first proof fills the pool of column buffers.
     prove(&mut engine, &statement, &program, 0)?;
     reset_peak();
@@ -165,7 +166,7 @@ fn prove(engine: &mut Engine, statement: &Statement, program: &[u8], run: usize)
 fn plain(engine: &Engine, program: &[u8], statement: &Statement, run: usize) -> Result<(), BenchError> {
     let text = |e: &dyn std::fmt::Display| BenchError::Stock(e.to_string());
     let assets = assets().map_err(|e| text(&e))?;
-    let warm = engine.warm.as_ref().ok_or_else(|| text(&"no warm tables"))?;
+    let warm = engine.backend.warm.as_ref().ok_or_else(|| text(&"no warm tables"))?;
     let hash_function = hash::to_library(statement.hash_function);
     let spec = |program: VmProgram, program_input: Option<String>| TaskSpec {
         task: Rc::new(Task::Cairo0Program(Cairo0Executable { program, program_input })),
