@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proof::envelope::CairoProof;
 use proof::policy;
 pub use stwo_cairo_adapter::ProverInput;
-pub use stwo_cairo_common::preprocessed_columns::preprocessed_trace::PreProcessedTrace;
+pub use stwo_cairo_common::preprocessed_columns::preprocessed_trace::{PreProcessedTrace, PreProcessedTraceVariant};
 use stwo_cairo_prover::prover::ChannelHash;
 pub use stwo_cairo_prover::prover::ProverParameters;
 use stwo_cairo_prover::witness::preprocessed_trace::gen_trace;

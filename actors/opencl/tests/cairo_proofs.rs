@@ -1,0 +1,91 @@
+//! Whole Cairo proofs with the device's backend: byte for byte the processor's, accepted by the strict verifier, within the
+//! estimated memory, and without new kernels for a second program.
+//!
+//! The smallest Cairo proof has tables of 2^20 rows: minutes without a GPU.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in tests a failed expectation is a failed test")]
+
+use std::path::Path;
+
+use opencl::cairo::Cairo;
+use opencl::device::{Choice, Options, Runtime, open};
+use prover::{Engine, ProveRequest, Stage, local_statement, sample};
+use types::job::HashFunction;
+use types::keys::PublicKey;
+
+const KEY: PublicKey = PublicKey::new([7; 32]);
+
+fn device() -> &'static Runtime {
+    let choice = std::env::var("PROOFGPU_DEVICE").map_or_else(|_| Choice::any(), |name| Choice::pinned(&name));
+    let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("opencl-kernels"));
+    open(&Options { choice, cache, memory_limit: None }).expect("an OpenCL device: scripts/setup.sh installs PoCL")
+}
+
+fn request(rounds: u64, function: HashFunction) -> ProveRequest {
+    let program = sample::fibonacci(rounds);
+    ProveRequest {
+        statement: local_statement(&program, None, Some(function)).expect("a program"),
+        prover: KEY,
+        program,
+        args: None,
+        max_steps: 1 << 20,
+        memory_limit: None,
+    }
+}
+
+#[test]
+fn a_cairo_proof_is_the_cpus() {
+    let runtime = device();
+    let mut cpu = Engine::new();
+    let mut gpu = Engine::with(Cairo::new(runtime));
+    assert_eq!(gpu.preprocessed_root().expect("a root"), proof::policy::PREPROCESSED_ROOT, "preprocessed root");
+    runtime.set_strict(true);
+    let mut compiled = None;
+    for rounds in [40, 977] {
+        let request = request(rounds, HashFunction::Poseidon);
+        let expected = cpu.prove(request.clone(), Box::new(|_| ())).expect("a proof of the processor");
+        cpu.drop_warm();
+        let before = runtime.counters();
+        runtime.reset_peak();
+        let since = std::time::Instant::now();
+        let proven = gpu.prove(request.clone(), Box::new(|_| ())).expect("a proof of the device");
+        let counters = runtime.counters().since(&before);
+        println!("{rounds} rounds: {:?}, {:?}, peak {:?}", since.elapsed(), proven.phases_ms, runtime.memory());
+        println!("{counters:?} {:?}", runtime.cache_report());
+        assert!(proven.blob == expected.blob, "{rounds} rounds: the proofs differ");
+        assert_eq!(proven.output, expected.output);
+        proof::cairo::verify(&proven.blob, &request.statement, &KEY).expect("accepted");
+        assert_eq!(counters.element_reads + counters.host_fallbacks, 0);
+        let stages: Vec<Stage> = proven.phases_ms.iter().map(|(stage, _)| *stage).collect();
+        for stage in [Stage::Trace, Stage::TraceCommitment, Stage::Composition, Stage::Openings, Stage::Fri] {
+            assert!(stages.contains(&stage), "{stage:?} is not among {stages:?}");
+        }
+        // The first program compiles, the second does not.
+        let report = runtime.cache_report().compiled;
+        assert_eq!(*compiled.get_or_insert(report), report, "a second program needs no new kernel");
+    }
+    runtime.set_strict(false);
+}
+
+#[test]
+fn two_runs_of_the_processor_give_the_same_proof() {
+    let request = request(40, HashFunction::Poseidon);
+    let with_threads = |count: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build().expect("a pool");
+        pool.install(|| Engine::new().prove(request.clone(), Box::new(|_| ())).expect("a proof").blob)
+    };
+    assert!(with_threads(1) == with_threads(2), "the threads show");
+}
+
+#[test]
+fn a_proof_that_does_not_fit_the_device_is_declined() {
+    // A process of its own under nextest, so this device is opened with this limit.
+    let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("opencl-kernels"));
+    let options = Options { choice: Choice::any(), cache, memory_limit: Some(700 << 20) };
+    let Ok(runtime) = open(&options) else { panic!("an OpenCL device: scripts/setup.sh installs PoCL") };
+    let refused = Engine::with(Cairo::new(runtime)).prove(request(5, HashFunction::Poseidon), Box::new(|_| ()));
+    match refused {
+        Err(prover::ProveError::Device { detail }) => assert!(detail.contains("device memory"), "{detail}"),
+        other => panic!("{other:?}"),
+    }
+}
