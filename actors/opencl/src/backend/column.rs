@@ -13,7 +13,7 @@ use crate::device::{Block, Launch, runtime};
 use crate::error::{Error, raise};
 use crate::field::{Word, from_words, to_words};
 
-/// Words of one transfer to the device at most, unless a single column is longer: what the host holds a second time.
+/// Words of columns that share a block, unless a single column is longer: a block must fit what a slab has free.
 const UPLOAD_WORDS: usize = 16 << 20;
 
 /// Columns are cut only at multiples of this many words, so that every column begins where kernels can address it.
@@ -156,7 +156,7 @@ impl<T: Word> Column<T> for OclColumn<T> {
     }
 }
 
-/// Copies columns to the device, packed into as few transfers as their sizes allow: one, for anything below 64 MiB.
+/// Copies columns to the device, packed into as few transfers as their sizes allow: one per 64 MiB.
 pub(crate) fn upload(columns: &[&[BaseField]]) -> Vec<OclColumn<BaseField>> {
     let mut uploaded = Vec::with_capacity(columns.len());
     let room = |column: &[BaseField]| column.len().next_multiple_of(CUT_WORDS);
@@ -172,15 +172,20 @@ pub(crate) fn upload(columns: &[&[BaseField]]) -> Vec<OclColumn<BaseField>> {
             .count()
             .max(1);
         let (pack, later) = rest.split_at(count);
-        let mut words = Vec::with_capacity(pack.iter().map(|column| room(column)).sum());
-        let block = Arc::new(runtime().take(words.capacity()));
+        let mut words = 0;
+        let mut parts = Vec::with_capacity(pack.len());
         for column in pack {
-            let offset = words.len();
-            words.extend(column.iter().map(|value| value.0));
-            words.resize(offset + room(column), 0);
-            uploaded.push(OclColumn { block: Arc::clone(&block), offset, len: column.len(), element: PhantomData });
+            parts.push((words, *column));
+            words += room(column);
         }
-        runtime().write(&block, 0, words);
+        let block = Arc::new(runtime().take(words));
+        runtime().write_columns(&block, words, &parts);
+        uploaded.extend(parts.into_iter().map(|(offset, column)| OclColumn {
+            block: Arc::clone(&block),
+            offset,
+            len: column.len(),
+            element: PhantomData,
+        }));
         rest = later;
     }
     uploaded

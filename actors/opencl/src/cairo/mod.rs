@@ -77,6 +77,7 @@ impl Warm {
 pub struct Cairo {
     runtime: &'static Runtime,
     warm: Option<Warm>,
+    estimated: u64,
 }
 
 impl fmt::Debug for Cairo {
@@ -93,12 +94,17 @@ fn device(error: Error) -> ProveError {
 impl Cairo {
     /// A backend on the open device, without tables.
     pub fn new(runtime: &'static Runtime) -> Self {
-        Self { runtime, warm: None }
+        Self { runtime, warm: None, estimated: 0 }
     }
 
     /// The device.
     pub fn runtime(&self) -> &'static Runtime {
         self.runtime
+    }
+
+    /// Bytes of device memory that the last proof was expected to take.
+    pub fn estimated_device_bytes(&self) -> u64 {
+        self.estimated
     }
 
     fn tables(&mut self, domain_log: u32) -> Result<&Warm> {
@@ -153,6 +159,7 @@ impl Backend for Cairo {
     }
 
     fn prove(&mut self, input: ProverInput, plan: &Plan, clock: &Clock) -> std::result::Result<CairoProof, ProveError> {
+        self.estimated = estimate::device_bytes(&plan.estimate, plan.store_coefficients);
         let warm = self.tables(plan.estimate.domain_log).map_err(device)?;
         let parameters = ProverParameters { store_polynomials_coefficients: plan.store_coefficients, ..parameters() };
         let mut scheme = Scheme::new(parameters.pcs_config, &warm.twiddles);
@@ -199,7 +206,7 @@ impl flow::Scheme for OnDevice<'_> {
     ) -> std::result::Result<Proof, ProveError> {
         let provers = provers(components).map_err(device)?;
         let clock = clock.clone();
-        let stages = move |name| {
+        let stages = move |name: &'static str| {
             if let Some(stage) = stage_of(name) {
                 clock.enter(stage);
             }

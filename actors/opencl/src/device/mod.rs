@@ -8,6 +8,7 @@ mod list;
 mod program;
 mod queue;
 mod runtime;
+mod staging;
 
 pub use check::field_results;
 pub(crate) use counters::watch_phases;
