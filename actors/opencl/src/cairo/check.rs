@@ -1,6 +1,8 @@
 //! Kernels of the Cairo constraints, component by component, without a proof: compiled ahead, and compared with the host on
 //! random columns. The columns need not satisfy anything: every value of the sum is compared.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use composition::Visitor;
@@ -16,6 +18,9 @@ use crate::backend::{Evaluation, OclColumn};
 use crate::constraints::{Recorded, Shape, Side};
 use crate::device::runtime;
 use crate::error::{Error, Result, guarded};
+
+/// Rows of the tables where their number does not matter, as a power of two.
+pub const LOG_SIZE_SAMPLE: u32 = 6;
 
 /// A component's constraints.
 #[derive(Debug)]
@@ -61,6 +66,40 @@ pub fn components(log_size: u32, seed: u32) -> Result<Vec<Component>> {
     let mut record = Record { log_size, all: Vec::new() };
     composition::visit(&all, &mut record);
     Ok(record.all)
+}
+
+/// Compiles the kernels of every component that proofs of this system may have, on `threads` threads; those that are on
+/// disk are only loaded. How many programs there are.
+///
+/// # Errors
+/// The first program that the driver refuses; the others are compiled all the same.
+pub fn compile(threads: usize) -> Result<usize> {
+    let mut programs: Vec<Component> = Vec::new();
+    let mut keys = std::collections::HashSet::new();
+    for component in components(LOG_SIZE_SAMPLE, 1)? {
+        // Tables of one kind have one program.
+        if component.allowed && keys.insert(component.recorded.key()) {
+            programs.push(component);
+        }
+    }
+    // The longest first, so that no thread is left with one at the end.
+    programs.sort_by_key(|component| std::cmp::Reverse(component.recorded.shape().statements_split));
+    let (next, refused) = (AtomicUsize::new(0), Mutex::new(None));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, programs.len().max(1)) {
+            scope.spawn(|| {
+                while let Some(component) = programs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(error) = component.recorded.compile() {
+                        refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(programs.len()),
+    }
 }
 
 /// A comparison without a difference.

@@ -4,7 +4,6 @@
 
 use std::num::NonZero;
 
-use stwo::core::fields::FieldExpOps;
 use stwo::core::fields::m31::BaseField;
 use stwo::core::fields::qm31::SecureField;
 use stwo::core::utils::offset_bit_reversed_circle_domain_index;
