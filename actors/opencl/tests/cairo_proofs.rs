@@ -6,10 +6,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in tests a failed expectation is a failed test")]
 
 use std::path::Path;
+use std::process::Command;
 
 use opencl::cairo::Cairo;
 use opencl::device::{Choice, Options, Runtime, open};
 use prover::{Engine, ProveRequest, Stage, local_statement, sample};
+use serde_json::Value;
 use types::job::HashFunction;
 use types::keys::PublicKey;
 
@@ -69,6 +71,48 @@ fn a_cairo_proof_is_the_cpus() {
     runtime.set_strict(false);
 }
 
+/// Runs `bench cairo` and gives its output, its messages, and whether it succeeded.
+fn bench(backend: &str, more: &[&str]) -> (String, String, bool) {
+    let output = Command::new(env!("CARGO_BIN_EXE_proofmesh-gpu"))
+        .args(["bench", "cairo", "--steps", "5000", "--runs", "1", "--json", "--allow-cpu", "--backend", backend])
+        .args(more)
+        .env("PROOFGPU_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("opencl-kernels"))
+        .output()
+        .expect("it starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr), output.status.success())
+}
+
+/// The number before `words` in a message.
+fn number_before(message: &str, words: &str) -> Option<u64> {
+    message.split(words).next()?.split_whitespace().next_back()?.parse().ok()
+}
+
+#[test]
+fn a_small_device_declines_or_goes_without_coefficients() {
+    let (_, message, done) = bench("opencl", &["--memory-limit", "700000000"]);
+    assert!(!done && message.contains("device memory"), "{message}");
+    let needed = number_before(&message, " bytes are needed").expect("a number");
+    assert!((700_000_000..4_000_000_000).contains(&needed), "{message}");
+    let (report, message, done) = bench("opencl", &["--memory-limit", &needed.to_string()]);
+    assert!(done, "with just what it asked for: {message}");
+    let device: Value = serde_json::from_str(&report).expect("JSON");
+    let (report, message, done) = bench("simd", &[]);
+    assert!(done, "{message}");
+    let simd: Value = serde_json::from_str(&report).expect("JSON");
+    let (device, simd) = (&device["cases"][0], &simd["cases"][0]);
+    assert_eq!(device["proof_sha256"], simd["proof_sha256"], "the same proof");
+    assert!(device["peak_device_bytes"].as_u64().expect("bytes") <= needed);
+    for field in ["steps", "total_ms", "phases_ms", "proof_bytes", "verify_ms", "verified", "peak_rss_bytes"] {
+        assert!(!device[field].is_null() && !simd[field].is_null(), "{field}");
+    }
+    for field in ["device", "driver", "counters", "device_phases_ms"] {
+        assert!(!device[field].is_null(), "{field}");
+    }
+    assert!(device["counters"]["kernels"].as_u64().expect("kernels") > 100);
+    assert_eq!((&device["backend"], &simd["backend"]), (&Value::from("opencl"), &Value::from("simd")));
+}
+
 #[test]
 fn two_runs_of_the_processor_give_the_same_proof() {
     let request = request(40, HashFunction::Poseidon);
@@ -77,17 +121,4 @@ fn two_runs_of_the_processor_give_the_same_proof() {
         pool.install(|| Engine::new().prove(request.clone(), Box::new(|_| ())).expect("a proof").blob)
     };
     assert!(with_threads(1) == with_threads(2), "the threads show");
-}
-
-#[test]
-fn a_proof_that_does_not_fit_the_device_is_declined() {
-    // A process of its own under nextest, so this device is opened with this limit.
-    let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("opencl-kernels"));
-    let options = Options { choice: Choice::any(), cache, memory_limit: Some(700 << 20) };
-    let Ok(runtime) = open(&options) else { panic!("an OpenCL device: scripts/setup.sh installs PoCL") };
-    let refused = Engine::with(Cairo::new(runtime)).prove(request(5, HashFunction::Poseidon), Box::new(|_| ()));
-    match refused {
-        Err(prover::ProveError::Device { detail }) => assert!(detail.contains("device memory"), "{detail}"),
-        other => panic!("{other:?}"),
-    }
 }

@@ -54,7 +54,7 @@ fn failed(error: BenchError) -> Error {
         BenchError::Prove(ProveError::Input(error)) => {
             Error::Input { field: "program", value: error.to_string(), limit: "a program that is accepted".to_owned() }
         }
-        other => Error::Unverified(other.to_string()),
+        other => Error::NoProof(other.to_string()),
     }
 }
 

@@ -138,7 +138,7 @@ mod tests {
         let column = |first: u32, len: u32| (first..first + len).map(BaseField::from_u32_unchecked).collect::<Vec<_>>();
         let (a, b, c) = (column(100, 5), column(200, 16), column(300, 3));
         let parts: [(usize, &[BaseField]); 3] = [(0, &a), (16, &b), (32, &c)];
-        let mut whole = vec![0; 48];
+        let mut whole = [0; 48];
         for (offset, values) in &parts {
             for (word, value) in whole[*offset..].iter_mut().zip(*values) {
                 *word = value.0;
