@@ -167,7 +167,7 @@ fn components_of_every_kind_are_the_cpus() {
 }
 
 #[test]
-fn every_component_is_the_cpus() {
+fn whole_cairo_list_of_components_is_the_cpus() {
     assert_eq!(compare(&|_| true), samples::NAMES.len());
 }
 

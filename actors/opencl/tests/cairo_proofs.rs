@@ -36,7 +36,7 @@ fn request(rounds: u64, function: HashFunction) -> ProveRequest {
 }
 
 #[test]
-fn a_cairo_proof_is_the_cpus() {
+fn whole_cairo_proofs_are_the_cpus() {
     let runtime = device();
     let mut cpu = Engine::new();
     let mut gpu = Engine::with(Cairo::new(runtime));
@@ -89,7 +89,7 @@ fn number_before(message: &str, words: &str) -> Option<u64> {
 }
 
 #[test]
-fn a_small_device_declines_or_goes_without_coefficients() {
+fn whole_cairo_proofs_fit_a_small_device_without_coefficients() {
     let (_, message, done) = bench("opencl", &["--memory-limit", "700000000"]);
     assert!(!done && message.contains("device memory"), "{message}");
     let needed = number_before(&message, " bytes are needed").expect("a number");
@@ -114,7 +114,7 @@ fn a_small_device_declines_or_goes_without_coefficients() {
 }
 
 #[test]
-fn two_runs_of_the_processor_give_the_same_proof() {
+fn whole_cairo_proofs_do_not_depend_on_the_threads() {
     let request = request(40, HashFunction::Poseidon);
     let with_threads = |count: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build().expect("a pool");
