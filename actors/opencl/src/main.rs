@@ -208,7 +208,11 @@ fn run(command: Command) -> Result<String> {
             let runs = options.runs as usize;
             let report = match options.backend {
                 Backend::Simd => cairo::bench::on_host(subjects, runs)?,
-                Backend::Opencl => cairo::bench::on_device(&subjects, runs, options.device.open()?)?,
+                Backend::Opencl => {
+                    // Before the driver starts its threads.
+                    prover::bench::prepare();
+                    cairo::bench::on_device(&subjects, runs, options.device.open()?)?
+                }
             };
             if options.json { json(&report) } else { Ok(cairo::bench::text(&report)) }
         }

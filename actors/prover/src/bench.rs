@@ -111,6 +111,11 @@ pub enum BenchError {
     Stock(String),
 }
 
+/// Sets the allocator as it is in a worker. Call it before any thread is started.
+pub fn prepare() {
+    worker::keep_memory();
+}
+
 /// Runs the measurements on the processor. `progress` is told (case, run) before each.
 ///
 /// # Errors
@@ -121,10 +126,12 @@ pub fn cairo(options: &BenchOptions, progress: impl FnMut(usize, usize)) -> Resu
         plain(engine, &subject.program, statement, run)?;
         Ok(since.elapsed().as_secs_f64() * 1000.0)
     };
+    prepare();
     measure(options, Engine::new, options.against_stock.then_some(stock), progress)
 }
 
-/// Runs the measurements with the engines that `make` gives, one per case. `progress` is told (case, run) before each run.
+/// Runs the measurements with the engines that `make` gives, one per case, after [`prepare`]. `progress` is told
+/// (case, run) before each run.
 ///
 /// # Errors
 /// [`BenchError`] at the first proof that fails.
@@ -145,7 +152,6 @@ fn measure<B: Backend>(
     stock: Option<&Stock<B>>,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Vec<Case>, BenchError> {
-    worker::keep_memory();
     let cases = options.subjects.iter().enumerate();
     cases.map(|(i, subject)| case(subject, options.runs, make(), stock, |run| progress(i, run))).collect()
 }

@@ -150,3 +150,40 @@ fn shown(value: &Value) -> String {
         _ => plain(value),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: BenchCommand,
+    }
+
+    fn cairo(words: &[&str]) -> CairoArgs {
+        let line = ["bench", "cairo"].iter().chain(words);
+        match Line::try_parse_from(line).unwrap().command {
+            BenchCommand::Cairo(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_device_is_given_what_it_needs() {
+        let args = cairo(&["--backend", "opencl", "--runs", "3", "--", "--device", "0"]);
+        let expected = ["--backend", "opencl", "--runs", "3", "--steps", "5000", "9000", "--device", "0"];
+        assert_eq!(args.for_gpu(&[5000, 9000]), expected.map(OsString::from));
+        let args = cairo(&["--backend", "opencl", "--program", "p.json", "--args", "a.json"]);
+        let expected = ["--backend", "opencl", "--runs", "20", "--program", "p.json", "--args", "a.json"];
+        assert_eq!(args.for_gpu(&[5000]), expected.map(OsString::from));
+        assert!(args.subjects(&[5000]).is_err(), "no such file");
+        let args = cairo(&["--steps", "5000"]);
+        assert_eq!(
+            (args.backend, args.subjects(&[5000]).unwrap()),
+            (BenchBackend::Simd, vec![Subject::of_steps(5000)])
+        );
+    }
+}
