@@ -49,30 +49,51 @@ pub trait Visitor<'a> {
     fn visit_other<E: FrameworkEval + Sync>(&mut self, name: &'static str, component: &'a FrameworkComponent<E>);
 }
 
+/// Hands the fields of the library's components on to a macro, in the order of the library's lists, with the visitor's
+/// method that each is for.
+macro_rules! with_components {
+    ($use:ident) => {
+        $use! {
+            visit: add_opcode add_opcode_small add_ap_opcode assert_eq_opcode assert_eq_opcode_imm
+                assert_eq_opcode_double_deref blake_compress_opcode call_opcode_abs call_opcode_rel_imm generic_opcode
+                jnz_opcode_non_taken jnz_opcode_taken jump_opcode_abs jump_opcode_double_deref jump_opcode_rel
+                jump_opcode_rel_imm mul_opcode mul_opcode_small qm_31_add_mul_opcode ret_opcode verify_instruction
+                blake_round blake_g blake_round_sigma triple_xor_32 verify_bitwise_xor_12 add_mod_builtin
+                bitwise_builtin mul_mod_builtin;
+            visit_other: pedersen_builtin;
+            visit: pedersen_builtin_narrow_windows poseidon_builtin range_check96_builtin range_check_builtin;
+            visit_other: ec_op_builtin partial_ec_mul_generic pedersen_aggregator_window_bits_18
+                partial_ec_mul_window_bits_18 pedersen_points_table_window_bits_18;
+            visit: pedersen_aggregator_window_bits_9 partial_ec_mul_window_bits_9
+                pedersen_points_table_window_bits_9 poseidon_aggregator poseidon_3_partial_rounds_chain
+                poseidon_full_round_chain cube_252 poseidon_round_keys range_check_252_width_27 memory_address_to_id
+                memory_id_to_big memory_id_to_small range_check_6 range_check_8 range_check_11 range_check_12
+                range_check_18 range_check_20 range_check_4_3 range_check_4_4 range_check_9_9 range_check_7_2_5
+                range_check_3_6_6_3 range_check_4_4_4_4 range_check_3_3_3_3_3 verify_bitwise_xor_4
+                verify_bitwise_xor_7 verify_bitwise_xor_8 verify_bitwise_xor_9;
+        }
+    };
+}
+
+macro_rules! names {
+    ($($method:ident: $($component:ident)*;)*) => {
+        &[$($(stringify!($component),)*)*]
+    };
+}
+
+/// Every component there is, by the name of its field in the library's claims and components.
+pub const NAMES: &[&str] = with_components!(names);
+
 /// Shows the components that are there to `visitor`, in the order of the library's lists.
 pub fn visit<'a>(components: &'a CairoComponents, visitor: &mut impl Visitor<'a>) {
     macro_rules! show {
-        ($method:ident: $($component:ident)*) => {
-            $(for component in components.$component.iter() {
+        ($($method:ident: $($component:ident)*;)*) => {
+            $($(for component in components.$component.iter() {
                 visitor.$method(stringify!($component), component);
-            })*
+            })*)*
         };
     }
-    show!(visit: add_opcode add_opcode_small add_ap_opcode assert_eq_opcode assert_eq_opcode_imm
-        assert_eq_opcode_double_deref blake_compress_opcode call_opcode_abs call_opcode_rel_imm generic_opcode
-        jnz_opcode_non_taken jnz_opcode_taken jump_opcode_abs jump_opcode_double_deref jump_opcode_rel
-        jump_opcode_rel_imm mul_opcode mul_opcode_small qm_31_add_mul_opcode ret_opcode verify_instruction blake_round
-        blake_g blake_round_sigma triple_xor_32 verify_bitwise_xor_12 add_mod_builtin bitwise_builtin mul_mod_builtin);
-    show!(visit_other: pedersen_builtin);
-    show!(visit: pedersen_builtin_narrow_windows poseidon_builtin range_check96_builtin range_check_builtin);
-    show!(visit_other: ec_op_builtin partial_ec_mul_generic pedersen_aggregator_window_bits_18
-        partial_ec_mul_window_bits_18 pedersen_points_table_window_bits_18);
-    show!(visit: pedersen_aggregator_window_bits_9 partial_ec_mul_window_bits_9 pedersen_points_table_window_bits_9
-        poseidon_aggregator poseidon_3_partial_rounds_chain poseidon_full_round_chain cube_252 poseidon_round_keys
-        range_check_252_width_27 memory_address_to_id memory_id_to_big memory_id_to_small range_check_6 range_check_8
-        range_check_11 range_check_12 range_check_18 range_check_20 range_check_4_3 range_check_4_4 range_check_9_9
-        range_check_7_2_5 range_check_3_6_6_3 range_check_4_4_4_4 range_check_3_3_3_3_3 verify_bitwise_xor_4
-        verify_bitwise_xor_7 verify_bitwise_xor_8 verify_bitwise_xor_9);
+    with_components!(show);
 }
 
 /// Wraps each component together with the library's prover of it.

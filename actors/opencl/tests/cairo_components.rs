@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use composition::Visitor;
+use composition::{NAMES, Visitor};
 use opencl::OclColumn;
 use opencl::backend::Evaluation;
 use opencl::cairo::check::{self, Component};
@@ -168,7 +168,7 @@ fn components_of_every_kind_are_the_cpus() {
 
 #[test]
 fn whole_cairo_list_of_components_is_the_cpus() {
-    assert_eq!(compare(&|_| true), samples::NAMES.len());
+    assert_eq!(compare(&|_| true), NAMES.len());
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn another_claim_needs_no_other_kernel() {
         all.iter().map(|component| component.recorded.key()).collect()
     };
     let first = keys(6, 1);
-    assert_eq!(first.len(), samples::NAMES.len());
+    assert_eq!(first.len(), NAMES.len());
     // Other segment starts, lookup elements, claimed sums and sizes.
     for (log_size, seed) in [(6, 2), (9, 3), (17, 40_000)] {
         assert_eq!(keys(log_size, seed), first, "2^{log_size}, seed {seed}");
