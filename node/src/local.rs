@@ -170,6 +170,7 @@ fn failure(error: JobError) -> Failure {
         JobError::Unprovable { .. } => Failure::error("unprovable", message),
         JobError::CpuLimit | JobError::TimedOut { .. } | JobError::Hung { .. } => Failure::error("timeout", message),
         JobError::Internal { .. }
+        | JobError::Device { .. }
         | JobError::Start { .. }
         | JobError::Crashed { .. }
         | JobError::Cancelled

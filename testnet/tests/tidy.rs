@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("network", &["types"]),
     ("composition", &[]),
     ("prover", &["types", "proof", "composition"]),
-    ("opencl", &[]),
+    ("opencl", &["types", "proof", "composition", "prover"]),
     ("engine", &["types", "consensus", "ledger", "proof", "storage", "network", "prover"]),
     ("proofmesh", &["types", "consensus", "ledger", "proof", "storage", "network", "prover", "engine"]),
     ("testnet", &["types", "consensus", "ledger", "proof", "storage", "network", "prover", "engine", "proofmesh"]),

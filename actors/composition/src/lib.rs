@@ -40,46 +40,97 @@ const CHUNK: usize = 64;
 /// A component whose constraints are evaluated here.
 type Prover<'a> = Box<dyn ComponentProver<SimdBackend> + 'a>;
 
+/// Is shown the components of a proof one by one, each with its own type.
+pub trait Visitor<'a> {
+    /// A component that proofs of this system may have, by the name of its field.
+    fn visit<E: FrameworkEval + Sync>(&mut self, name: &'static str, component: &'a FrameworkComponent<E>);
+
+    /// A component of layouts and tables that this proof system does not allow.
+    fn visit_other<E: FrameworkEval + Sync>(&mut self, name: &'static str, component: &'a FrameworkComponent<E>);
+}
+
+/// Hands the fields of the library's components on to a macro, in the order of the library's lists, with the visitor's
+/// method that each is for.
+macro_rules! with_components {
+    ($use:ident) => {
+        $use! {
+            visit: add_opcode add_opcode_small add_ap_opcode assert_eq_opcode assert_eq_opcode_imm
+                assert_eq_opcode_double_deref blake_compress_opcode call_opcode_abs call_opcode_rel_imm generic_opcode
+                jnz_opcode_non_taken jnz_opcode_taken jump_opcode_abs jump_opcode_double_deref jump_opcode_rel
+                jump_opcode_rel_imm mul_opcode mul_opcode_small qm_31_add_mul_opcode ret_opcode verify_instruction
+                blake_round blake_g blake_round_sigma triple_xor_32 verify_bitwise_xor_12 add_mod_builtin
+                bitwise_builtin mul_mod_builtin;
+            visit_other: pedersen_builtin;
+            visit: pedersen_builtin_narrow_windows poseidon_builtin range_check96_builtin range_check_builtin;
+            visit_other: ec_op_builtin partial_ec_mul_generic pedersen_aggregator_window_bits_18
+                partial_ec_mul_window_bits_18 pedersen_points_table_window_bits_18;
+            visit: pedersen_aggregator_window_bits_9 partial_ec_mul_window_bits_9
+                pedersen_points_table_window_bits_9 poseidon_aggregator poseidon_3_partial_rounds_chain
+                poseidon_full_round_chain cube_252 poseidon_round_keys range_check_252_width_27 memory_address_to_id
+                memory_id_to_big memory_id_to_small range_check_6 range_check_8 range_check_11 range_check_12
+                range_check_18 range_check_20 range_check_4_3 range_check_4_4 range_check_9_9 range_check_7_2_5
+                range_check_3_6_6_3 range_check_4_4_4_4 range_check_3_3_3_3_3 verify_bitwise_xor_4
+                verify_bitwise_xor_7 verify_bitwise_xor_8 verify_bitwise_xor_9;
+        }
+    };
+}
+
+macro_rules! names {
+    ($($method:ident: $($component:ident)*;)*) => {
+        &[$($(stringify!($component),)*)*]
+    };
+}
+
+/// Every component there is, by the name of its field in the library's claims and components.
+pub const NAMES: &[&str] = with_components!(names);
+
+/// Shows the components that are there to `visitor`, in the order of the library's lists.
+pub fn visit<'a>(components: &'a CairoComponents, visitor: &mut impl Visitor<'a>) {
+    macro_rules! show {
+        ($($method:ident: $($component:ident)*;)*) => {
+            $($(for component in components.$component.iter() {
+                visitor.$method(stringify!($component), component);
+            })*)*
+        };
+    }
+    with_components!(show);
+}
+
+/// Wraps each component together with the library's prover of it.
+struct Wrap<'a> {
+    stock: std::vec::IntoIter<&'a dyn ComponentProver<SimdBackend>>,
+    all: Vec<Prover<'a>>,
+    short: bool,
+}
+
+impl<'a> Wrap<'a> {
+    fn add(&mut self, wrap: impl FnOnce(&'a dyn ComponentProver<SimdBackend>) -> Prover<'a>) {
+        match self.stock.next() {
+            Some(stock) => self.all.push(wrap(stock)),
+            None => self.short = true,
+        }
+    }
+}
+
+impl<'a> Visitor<'a> for Wrap<'a> {
+    fn visit<E: FrameworkEval + Sync>(&mut self, _name: &'static str, component: &'a FrameworkComponent<E>) {
+        self.add(|stock| Box::new(Fast { component, stock }));
+    }
+
+    fn visit_other<E: FrameworkEval + Sync>(&mut self, _name: &'static str, _component: &'a FrameworkComponent<E>) {
+        self.add(|stock| Box::new(Stock(stock)));
+    }
+}
+
 /// The provers of all components that are there, in the order of `stock`, which is the library's list of the same; `None`
 /// when it is not.
 pub fn provers<'a>(
     components: &'a CairoComponents,
     stock: Vec<&'a dyn ComponentProver<SimdBackend>>,
 ) -> Option<Vec<Prover<'a>>> {
-    let expected = stock.len();
-    let mut stock = stock.into_iter();
-    let mut all: Vec<Prover<'a>> = Vec::with_capacity(expected);
-    macro_rules! add {
-        ($($component:ident)*) => {
-            $(for component in components.$component.iter() {
-                all.push(Box::new(Fast { component, stock: stock.next()? }));
-            })*
-        };
-    }
-    // Components of layouts and tables that this proof system does not allow.
-    macro_rules! leave {
-        ($($component:ident)*) => {
-            $(if components.$component.is_some() {
-                all.push(Box::new(Stock(stock.next()?)));
-            })*
-        };
-    }
-    add!(add_opcode add_opcode_small add_ap_opcode assert_eq_opcode assert_eq_opcode_imm assert_eq_opcode_double_deref
-        blake_compress_opcode call_opcode_abs call_opcode_rel_imm generic_opcode jnz_opcode_non_taken jnz_opcode_taken
-        jump_opcode_abs jump_opcode_double_deref jump_opcode_rel jump_opcode_rel_imm mul_opcode mul_opcode_small
-        qm_31_add_mul_opcode ret_opcode verify_instruction blake_round blake_g blake_round_sigma triple_xor_32
-        verify_bitwise_xor_12 add_mod_builtin bitwise_builtin mul_mod_builtin);
-    leave!(pedersen_builtin);
-    add!(pedersen_builtin_narrow_windows poseidon_builtin range_check96_builtin range_check_builtin);
-    leave!(ec_op_builtin partial_ec_mul_generic pedersen_aggregator_window_bits_18 partial_ec_mul_window_bits_18
-        pedersen_points_table_window_bits_18);
-    add!(pedersen_aggregator_window_bits_9 partial_ec_mul_window_bits_9 pedersen_points_table_window_bits_9
-        poseidon_aggregator poseidon_3_partial_rounds_chain poseidon_full_round_chain cube_252 poseidon_round_keys
-        range_check_252_width_27 memory_address_to_id memory_id_to_big memory_id_to_small range_check_6 range_check_8
-        range_check_11 range_check_12 range_check_18 range_check_20 range_check_4_3 range_check_4_4 range_check_9_9
-        range_check_7_2_5 range_check_3_6_6_3 range_check_4_4_4_4 range_check_3_3_3_3_3 verify_bitwise_xor_4
-        verify_bitwise_xor_7 verify_bitwise_xor_8 verify_bitwise_xor_9);
-    (all.len() == expected).then_some(all)
+    let mut wrap = Wrap { all: Vec::with_capacity(stock.len()), stock: stock.into_iter(), short: false };
+    visit(components, &mut wrap);
+    (!wrap.short && wrap.stock.next().is_none()).then_some(wrap.all)
 }
 
 struct Fast<'a, E: FrameworkEval> {

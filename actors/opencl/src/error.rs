@@ -85,6 +85,9 @@ pub enum Error {
         /// What is allowed.
         limit: String,
     },
+    /// A Cairo proof was not made; the text says at which step, and why.
+    #[error("no proof: {0}")]
+    NoProof(String),
     /// A proof that we made does not verify.
     #[error("own proof does not verify: {0}")]
     Unverified(String),

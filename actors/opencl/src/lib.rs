@@ -9,6 +9,7 @@
 pub mod air;
 pub mod backend;
 pub mod bench;
+pub mod cairo;
 pub mod constraints;
 pub mod device;
 pub mod error;

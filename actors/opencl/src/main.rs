@@ -10,7 +10,7 @@ use opencl::air::wide_fibonacci::WideFibonacci;
 use opencl::bench::{Plan, Report, on_device, on_host, text};
 use opencl::device::{Choice, DeviceInfo, Listing, Options, Runtime, list, open};
 use opencl::error::{Error, Result};
-use opencl::{probe, self_test};
+use opencl::{cairo, probe, self_test};
 
 /// Proves on OpenCL devices.
 #[derive(Debug, Parser)]
@@ -50,6 +50,32 @@ enum Command {
 enum Bench {
     /// A built-in workload.
     Air(BenchAir),
+    /// Cairo programs, with the settings of the network.
+    Cairo(BenchCairo),
+}
+
+#[derive(Debug, Args)]
+struct BenchCairo {
+    /// Steps of each case, of our own program.
+    #[arg(long, value_name = "N", num_args = 1..=16, default_values_t = [122_000_u64, 1_200_000])]
+    steps: Vec<u64>,
+    /// A program file to prove instead.
+    #[arg(long, conflicts_with = "steps")]
+    program: Option<PathBuf>,
+    /// Its arguments file.
+    #[arg(long, requires = "program")]
+    args: Option<PathBuf>,
+    /// Where to prove.
+    #[arg(long, value_enum, default_value_t = Backend::Opencl)]
+    backend: Backend,
+    /// Measured runs of each case, each with another input.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +202,19 @@ fn run(command: Command) -> Result<String> {
         Command::Bench { what: Bench::Air(options) } => {
             let report = bench(&options)?;
             if options.json { json(&report) } else { Ok(text(&report)) }
+        }
+        Command::Bench { what: Bench::Cairo(options) } => {
+            let subjects = cairo::bench::subjects(&options.steps, options.program.as_deref(), options.args.as_deref())?;
+            let runs = options.runs as usize;
+            let report = match options.backend {
+                Backend::Simd => cairo::bench::on_host(subjects, runs)?,
+                Backend::Opencl => {
+                    // Before the driver starts its threads.
+                    prover::bench::prepare();
+                    cairo::bench::on_device(&subjects, runs, options.device.open()?)?
+                }
+            };
+            if options.json { json(&report) } else { Ok(cairo::bench::text(&report)) }
         }
     }
 }

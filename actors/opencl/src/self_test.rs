@@ -10,6 +10,7 @@ use stwo::core::fields::qm31::SecureField;
 
 use crate::air::wide_fibonacci::WideFibonacci;
 use crate::air::{Workload, proof_bytes, prove_on_device, prove_simd, security, twiddles, verify};
+use crate::cairo;
 use crate::device::{Runtime, field_results};
 use crate::error::{Error, Result, guarded};
 
@@ -86,6 +87,12 @@ pub fn run(runtime: &Runtime, large: bool) -> Result<Vec<Passed>> {
     note("field".to_owned(), &|| guarded(|| field(runtime))?)?;
     for (log_rows, columns) in SMALL.iter().chain(if large { LARGE } else { &[] }) {
         note(format!("proof 2^{log_rows} x {columns}"), &|| proof(runtime, *log_rows, *columns))?;
+    }
+    if large {
+        for component in cairo::check::components(cairo::check::LOG_SIZE_SAMPLE, 1)? {
+            let test = || cairo::check::compare(&component, cairo::check::LOG_SIZE_SAMPLE).map(|_| ());
+            note(format!("cairo {}", component.name), &test)?;
+        }
     }
     Ok(passed)
 }

@@ -17,6 +17,7 @@ use cairo_program_runner_lib::{ProgramInput, cairo_run_program};
 use cairo_vm::types::layout_name::LayoutName;
 use cairo_vm::types::program::Program as VmProgram;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use stwo::core::utils::MaybeOwned;
 use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleChannel;
 use stwo_cairo_adapter::adapter::adapt;
@@ -26,16 +27,35 @@ use types::keys::PublicKey;
 use types::statement::Statement;
 
 use crate::assets::assets;
-use crate::engine::{Engine, ProveError, ProveRequest, Proven, parameters};
+use crate::backend::{Backend, parameters};
+use crate::engine::{Engine, ProveError, ProveRequest, Proven};
 use crate::local::local_statement;
+use crate::simd::Simd;
 use crate::stages::Stage;
 use crate::{hash, limits, sample, worker};
+
+/// A program to measure with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The program file.
+    pub program: Vec<u8>,
+    /// The arguments file.
+    pub args: Option<Vec<u8>>,
+}
+
+impl Subject {
+    /// Our own program of about this many steps, bootloader included.
+    pub fn of_steps(steps: u64) -> Self {
+        let rounds = steps.saturating_sub(BOOTLOADER_STEPS) / sample::FIBONACCI_STEPS_PER_ROUND;
+        Self { program: sample::fibonacci(rounds), args: None }
+    }
+}
 
 /// What to measure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BenchOptions {
-    /// Steps of each case, bootloader included, roughly.
-    pub steps: Vec<u64>,
+    /// One case each.
+    pub subjects: Vec<Subject>,
     /// Runs of each case, at least one.
     pub runs: usize,
     /// Whether to alternate with the plain library calls.
@@ -49,6 +69,8 @@ pub struct Case {
     pub steps: u64,
     /// Which code computes.
     pub backend: &'static str,
+    /// SHA-256 of the last proof in its envelope: the same for all backends after the same number of runs.
+    pub proof_sha256: String,
     /// Security of the parameters under the conjecture, in bits.
     pub security_bits: f64,
     /// Runs measured, each with an input of its own.
@@ -89,37 +111,75 @@ pub enum BenchError {
     Stock(String),
 }
 
-/// Runs the measurements. `progress` is told (case, run) before each.
+/// Sets the allocator as it is in a worker. Call it before any thread is started.
+pub fn prepare() {
+    worker::keep_memory();
+}
+
+/// Runs the measurements on the processor. `progress` is told (case, run) before each.
 ///
 /// # Errors
 /// [`BenchError`] at the first proof that fails.
-pub fn cairo(options: &BenchOptions, mut progress: impl FnMut(usize, usize)) -> Result<Vec<Case>, BenchError> {
-    worker::keep_memory();
-    options.steps.iter().enumerate().map(|(i, steps)| case(*steps, options, |run| progress(i, run))).collect()
+pub fn cairo(options: &BenchOptions, progress: impl FnMut(usize, usize)) -> Result<Vec<Case>, BenchError> {
+    let stock: &Stock<Simd> = &|engine, subject, statement, run| {
+        let since = Instant::now();
+        plain(engine, &subject.program, statement, run)?;
+        Ok(since.elapsed().as_secs_f64() * 1000.0)
+    };
+    prepare();
+    measure(options, Engine::new, options.against_stock.then_some(stock), progress)
 }
 
-fn case(steps: u64, options: &BenchOptions, mut progress: impl FnMut(usize)) -> Result<Case, BenchError> {
-    let program = sample::fibonacci(steps.saturating_sub(BOOTLOADER_STEPS) / sample::FIBONACCI_STEPS_PER_ROUND);
-    let statement = local_statement(&program, None, None).map_err(ProveError::from)?;
-    let mut engine = Engine::new();
-    engine.warm_up();
-    // The first proof fills the pool of column buffers.
-    prove(&mut engine, &statement, &program, 0)?;
+/// Runs the measurements with the engines that `make` gives, one per case, after [`prepare`]. `progress` is told
+/// (case, run) before each run.
+///
+/// # Errors
+/// [`BenchError`] at the first proof that fails.
+pub fn cairo_with<B: Backend>(
+    options: &BenchOptions,
+    make: impl FnMut() -> Engine<B>,
+    progress: impl FnMut(usize, usize),
+) -> Result<Vec<Case>, BenchError> {
+    measure(options, make, None::<&Stock<B>>, progress)
+}
+
+/// The plain library calls for one run, and their milliseconds.
+type Stock<B> = dyn Fn(&Engine<B>, &Subject, &Statement, usize) -> Result<f64, BenchError>;
+
+fn measure<B: Backend>(
+    options: &BenchOptions,
+    mut make: impl FnMut() -> Engine<B>,
+    stock: Option<&Stock<B>>,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Vec<Case>, BenchError> {
+    let cases = options.subjects.iter().enumerate();
+    cases.map(|(i, subject)| case(subject, options.runs, make(), stock, |run| progress(i, run))).collect()
+}
+
+fn case<B: Backend>(
+    subject: &Subject,
+    runs: usize,
+    mut engine: Engine<B>,
+    stock: Option<&Stock<B>>,
+    mut progress: impl FnMut(usize),
+) -> Result<Case, BenchError> {
+    let statement = local_statement(&subject.program, subject.args.as_deref(), None).map_err(ProveError::from)?;
+    engine.warm_up()?;
+    // The first proof fills the pool of column buffers, or compiles kernels.
+    prove(&mut engine, &statement, subject, 0)?;
     reset_peak();
-    let (mut ours, mut without_pow, mut stock, mut verify, mut proofs) = (vec![], vec![], vec![], vec![], vec![]);
-    for run in 0..options.runs.max(1) {
+    let (mut ours, mut without_pow, mut stock_ms, mut verify, mut proofs) = (vec![], vec![], vec![], vec![], vec![]);
+    for run in 0..runs.max(1) {
         progress(run);
         let since = Instant::now();
-        let proven = prove(&mut engine, &statement, &program, run.saturating_add(1))?;
+        let proven = prove(&mut engine, &statement, subject, run.saturating_add(1))?;
         let total = since.elapsed().as_secs_f64() * 1000.0;
         let pow = proven.phases_ms.iter().find(|(stage, _)| *stage == Stage::ProofOfWork).map_or(0, |(_, ms)| *ms);
         ours.push(total);
         without_pow.push(total - f64::from(u32::try_from(pow).unwrap_or(u32::MAX)));
         verify.push(f64::from(u32::try_from(proven.verify_us).unwrap_or(u32::MAX)) / 1000.0);
-        if options.against_stock {
-            let since = Instant::now();
-            plain(&engine, &program, &statement, run)?;
-            stock.push(since.elapsed().as_secs_f64() * 1000.0);
+        if let Some(stock) = stock {
+            stock_ms.push(stock(&engine, subject, &statement, run)?);
         }
         proofs.push(proven);
     }
@@ -127,7 +187,8 @@ fn case(steps: u64, options: &BenchOptions, mut progress: impl FnMut(usize)) -> 
     let last = proofs.last().ok_or_else(|| BenchError::Stock("no run".into()))?;
     Ok(Case {
         steps: last.total_steps,
-        backend: "simd",
+        backend: engine.backend().name(),
+        proof_sha256: Sha256::digest(&last.blob).iter().map(|byte| format!("{byte:02x}")).collect(),
         security_bits: proof::policy::figures().query_bits,
         inputs: ours.len(),
         without_pow_ms: quantile(&mut without_pow, 50),
@@ -140,21 +201,26 @@ fn case(steps: u64, options: &BenchOptions, mut progress: impl FnMut(usize)) -> 
         verified: true,
         peak_rss_bytes,
         estimated_bytes: last.estimated_bytes,
-        stock_ms: options.against_stock.then(|| quantile(&mut stock, 50)),
+        stock_ms: (!stock_ms.is_empty()).then(|| quantile(&mut stock_ms, 50)),
     })
 }
 
 /// Steps of the bootloader, the binding task and the hash of a short program, roughly.
 const BOOTLOADER_STEPS: u64 = 2_400;
 
-fn prove(engine: &mut Engine, statement: &Statement, program: &[u8], run: usize) -> Result<Proven, ProveError> {
+fn prove<B: Backend>(
+    engine: &mut Engine<B>,
+    statement: &Statement,
+    subject: &Subject,
+    run: usize,
+) -> Result<Proven, ProveError> {
     let mut key = [1u8; 32];
     key[..8].copy_from_slice(&u64::try_from(run).unwrap_or(u64::MAX).to_le_bytes());
     let request = ProveRequest {
         statement: statement.clone(),
         prover: PublicKey::new(key),
-        program: program.to_vec(),
-        args: None,
+        program: subject.program.clone(),
+        args: subject.args.clone(),
         max_steps: limits::STEPS_MAX,
         memory_limit: None,
     };
@@ -165,7 +231,7 @@ fn prove(engine: &mut Engine, statement: &Statement, program: &[u8], run: usize)
 fn plain(engine: &Engine, program: &[u8], statement: &Statement, run: usize) -> Result<(), BenchError> {
     let text = |e: &dyn std::fmt::Display| BenchError::Stock(e.to_string());
     let assets = assets().map_err(|e| text(&e))?;
-    let warm = engine.warm.as_ref().ok_or_else(|| text(&"no warm tables"))?;
+    let warm = engine.backend.warm.as_ref().ok_or_else(|| text(&"no warm tables"))?;
     let hash_function = hash::to_library(statement.hash_function);
     let spec = |program: VmProgram, program_input: Option<String>| TaskSpec {
         task: Rc::new(Task::Cairo0Program(Cairo0Executable { program, program_input })),
@@ -258,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_case_has_all_its_figures() {
-        let options = BenchOptions { steps: vec![4_000], runs: 1, against_stock: true };
+        let options = BenchOptions { subjects: vec![Subject::of_steps(4_000)], runs: 1, against_stock: true };
         let cases = cairo(&options, |_, _| ()).unwrap();
         let [case] = cases.as_slice() else { panic!("{cases:?}") };
         assert!(case.verified && case.inputs == 1 && case.stock_ms.is_some_and(|ms| ms > 0.0));

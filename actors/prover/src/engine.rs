@@ -1,26 +1,14 @@
-//! Proves a statement: run, adapt, estimate memory, prove, check, pack. Keeps the tables that all proofs share.
+//! Proves a statement: run, adapt, estimate memory, prove, check, pack.
 //!
-//! Owns the proving settings (which the verifier's policy fixes) and the warm data. Relies on `proof` for the verdict on
-//! its own proofs: what the strict verifier refuses never leaves this module.
+//! The proving step is a [`Backend`]'s: the processor's ([`Simd`]) unless another is given. All else is the same for every
+//! backend. Relies on `proof` for the verdict on its own proofs: what the strict verifier refuses never leaves this module.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::Instant;
 
-use proof::policy;
-use stwo::core::pcs::PcsConfig;
-use stwo::core::poly::circle::CanonicCoset;
-use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleChannel;
-use stwo::prover::CommitmentTreeProver;
-use stwo::prover::backend::simd::SimdBackend;
-use stwo::prover::mempool::BaseColumnPool;
-use stwo::prover::poly::circle::PolyOps;
-use stwo::prover::poly::twiddles::TwiddleTree;
+use cairo_vm::vm::runners::cairo_runner::CairoRunner;
 use stwo_cairo_adapter::adapter::adapt;
 use stwo_cairo_adapter::{ExecutionResources, ProverInput};
-use stwo_cairo_common::preprocessed_columns::preprocessed_trace::PreProcessedTrace;
-use stwo_cairo_prover::prover::{ChannelHash, ProverParameters};
-use stwo_cairo_prover::witness::preprocessed_trace::gen_trace;
 use thiserror::Error;
 use types::felt::Felt;
 use types::job::HashFunction;
@@ -28,21 +16,13 @@ use types::keys::PublicKey;
 use types::statement::Statement;
 
 use crate::args::Arguments;
+use crate::backend::{Backend, Plan};
 use crate::error::ProgramError;
-use crate::flow;
-use crate::memory::{self, Estimate};
+use crate::memory;
 use crate::program::Program;
 use crate::runner::{RunError, RunRequest, panic_text, run};
+use crate::simd::Simd;
 use crate::stages::{Clock, Observer, PhasesMs, Stage};
-use crate::worker;
-
-/// Smallest domain that twiddles are made for, as a power of two: the preprocessed columns need it.
-const TWIDDLES_LOG_MIN: u32 = 22;
-/// Column buffers kept for the next proof are dropped when a proof that needed more than this has used them, in bytes.
-const POOL_BYTES_KEPT: u64 = 4 << 30;
-/// Before a proof that is expected to take more than this, memory is handed back that smaller pieces keep in parts: for
-/// smaller proofs that costs more time than it is worth.
-const TRIM_FROM_BYTES: u64 = 3 << 30;
 
 /// A proof to make.
 #[derive(Clone, Debug)]
@@ -131,88 +111,64 @@ pub enum ProveError {
         /// What was met.
         detail: String,
     },
-}
-
-/// The tables that all proofs share.
-pub(crate) struct Warm {
-    pub(crate) twiddles: TwiddleTree<SimdBackend>,
-    twiddles_log: u32,
-    pub(crate) trace: Arc<PreProcessedTrace>,
-    pub(crate) tree: CommitmentTreeProver<SimdBackend, Blake2sMerkleChannel>,
-    pub(crate) pool: BaseColumnPool<SimdBackend>,
-}
-
-/// The prover's settings: the policy's, with coefficients stored. The last is a matter of time and memory alone, and the
-/// engine goes without where memory is short.
-pub(crate) const fn parameters() -> ProverParameters {
-    ProverParameters {
-        channel_hash: ChannelHash::Blake2s,
-        channel_salt: policy::CHANNEL_SALT,
-        pcs_config: policy::pcs_config(),
-        preprocessed_trace: policy::VARIANT,
-        store_polynomials_coefficients: true,
-        include_all_preprocessed_columns: policy::INCLUDE_ALL_PREPROCESSED_COLUMNS,
-    }
-}
-
-fn twiddles(log: u32) -> TwiddleTree<SimdBackend> {
-    SimdBackend::precompute_twiddles(CanonicCoset::new(log).circle_domain().half_coset)
-}
-
-impl Warm {
-    fn new(twiddles_log: u32) -> Self {
-        let twiddles = twiddles(twiddles_log);
-        let PcsConfig { fri_config, lifting_log_size, .. } = policy::pcs_config();
-        let trace = Arc::new(policy::VARIANT.to_preprocessed_trace());
-        let polynomials = SimdBackend::interpolate_columns(gen_trace(Arc::clone(&trace)), &twiddles);
-        let pool = BaseColumnPool::new();
-        let tree = CommitmentTreeProver::new(
-            polynomials,
-            fri_config.log_blowup_factor,
-            &twiddles,
-            parameters().store_polynomials_coefficients,
-            lifting_log_size,
-            &pool,
-        );
-        Self { twiddles, twiddles_log, trace, tree, pool }
-    }
+    /// The device that the backend computes on gave no proof, or one that the strict verifier refuses. Says nothing about
+    /// the run: the processor may prove it.
+    #[error("the device gave no proof: {detail}")]
+    Device {
+        /// What the device's driver or the verifier said.
+        detail: String,
+    },
 }
 
 /// Makes proofs, one at a time.
-#[derive(Default)]
-pub struct Engine {
-    pub(crate) warm: Option<Warm>,
+#[derive(Debug, Default)]
+pub struct Engine<B = Simd> {
+    pub(crate) backend: B,
 }
 
 impl Engine {
-    /// An engine without warm data.
+    /// An engine that proves on the processor, without warm data.
     pub fn new() -> Self {
         Self::default()
     }
+}
+
+impl<B: Backend> Engine<B> {
+    /// An engine that proves with `backend`.
+    pub fn with(backend: B) -> Self {
+        Self { backend }
+    }
+
+    /// What makes the proofs.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
 
     /// Makes the tables that all proofs share, if they are not there.
-    pub fn warm_up(&mut self) {
-        if self.warm.is_none() {
-            self.warm = Some(Warm::new(TWIDDLES_LOG_MIN));
-            // A third of what is held now is left over from making the tables.
-            worker::give_memory_back();
-        }
+    ///
+    /// # Errors
+    /// [`ProveError::Device`] when the device of the backend can't hold or make them.
+    pub fn warm_up(&mut self) -> Result<(), ProveError> {
+        if self.backend.is_warm() { Ok(()) } else { self.backend.warm_up() }
     }
 
     /// Frees the shared tables; the next proof makes them again.
     pub fn drop_warm(&mut self) {
-        self.warm = None;
+        self.backend.drop_warm();
     }
 
     /// Whether the shared tables are there.
     pub fn is_warm(&self) -> bool {
-        self.warm.is_some()
+        self.backend.is_warm()
     }
 
     /// Root of the preprocessed tree: the value that the verifier's policy pins.
-    pub fn preprocessed_root(&mut self) -> [u8; 32] {
-        self.warm_up();
-        self.warm.as_ref().map_or([0; 32], |warm| warm.tree.commitment.root().0)
+    ///
+    /// # Errors
+    /// As [`Engine::warm_up`].
+    pub fn preprocessed_root(&mut self) -> Result<[u8; 32], ProveError> {
+        self.warm_up()?;
+        self.backend.preprocessed_root()
     }
 
     /// Makes a proof and checks it with the strict verifier. `observer` is told each stage when it begins.
@@ -232,10 +188,10 @@ impl Engine {
         let blob = proof::envelope::encode_bytes(&bytes).map_err(unprovable)?;
         let since = Instant::now();
         let verified = proof::cairo::verify(&blob, &statement, &prover)
-            .map_err(|rejection| unprovable(format!("the strict verifier refuses the proof: {rejection}")))?;
+            .map_err(|rejection| B::failed(format!("the strict verifier refuses the proof: {rejection}")))?;
         let verify_us = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         if verified.output != output {
-            return Err(unprovable("the proof's output is not the run's"));
+            return Err(B::failed("the proof's output is not the run's".into()));
         }
         Ok(Proven {
             proof_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
@@ -267,49 +223,32 @@ impl Engine {
 
     /// Runs and proves.
     fn make(&mut self, request: RunRequest, memory_limit: Option<u64>, clock: &Clock) -> Result<Made, ProveError> {
-        if self.warm.is_none() {
+        if !self.backend.is_warm() {
             clock.enter(Stage::Warming);
-            self.warm_up();
+            self.backend.warm_up()?;
         }
         clock.enter(Stage::Running);
         let run = run(request)?;
         let (output, steps, total_steps) = (run.output, run.steps, run.total_steps);
         clock.enter(Stage::Adapting);
-        let input = guarded("adapting the run", || adapt(&run.runner).map_err(|e| e.to_string()))?;
+        let input = adapted(&run.runner)?;
         drop(run.runner);
         let estimate = memory::estimate(&ExecutionResources::from_prover_input(&input), total_steps);
-        if let Some(limit) = memory_limit.filter(|limit| estimate.bytes_lean > *limit) {
-            return Err(ProveError::Memory { needed: estimate.bytes_lean, limit });
-        }
-        if estimate.bytes > TRIM_FROM_BYTES {
-            worker::give_memory_back();
-        }
-        let store_coefficients = memory_limit.is_none_or(|limit| estimate.bytes <= limit);
-        let proof = self.prove_input(input, &estimate, store_coefficients, clock)?;
-        let estimated_bytes = if store_coefficients { estimate.bytes } else { estimate.bytes_lean };
-        Ok(Made { proof, output, steps, total_steps, estimated_bytes })
+        let plan = self.backend.plan(estimate, memory_limit)?;
+        let proof = self.prove_input(input, &plan, clock)?;
+        Ok(Made { proof, output, steps, total_steps, estimated_bytes: plan.bytes })
     }
 
+    /// Proves an adapted run; a panic on the way is what the backend says it is.
     fn prove_input(
         &mut self,
         input: ProverInput,
-        estimate: &Estimate,
-        store_polynomials_coefficients: bool,
+        plan: &Plan,
         clock: &Clock,
     ) -> Result<proof::envelope::CairoProof, ProveError> {
-        self.warm_up();
-        let warm = self.warm.as_mut().ok_or_else(|| ProveError::Unprovable { detail: "no warm tables".into() })?;
-        if estimate.domain_log > warm.twiddles_log {
-            warm.twiddles = twiddles(estimate.domain_log);
-            warm.twiddles_log = estimate.domain_log;
-        }
-        let warm = &*warm;
-        let parameters = ProverParameters { store_polynomials_coefficients, ..parameters() };
-        let result = guarded("proving", || flow::prove(warm, input, parameters, clock));
-        if (result.is_err() || estimate.bytes > POOL_BYTES_KEPT)
-            && let Some(warm) = self.warm.as_mut()
-        {
-            warm.pool = BaseColumnPool::new();
+        let result = caught("proving", || self.backend.prove(input, plan, clock), B::failed);
+        if result.is_err() {
+            self.backend.recover();
         }
         result
     }
@@ -357,21 +296,26 @@ fn open_input(
 /// Words of the system for a lack of memory or of threads, which the libraries panic with.
 const SHORTAGE: [&str; 2] = ["Resource temporarily unavailable", "Cannot allocate memory"];
 
-/// Runs library code; an error or a panic in it means that there is no proof, unless the system was short of something:
-/// that says nothing about the run.
-fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T, String>) -> Result<T, ProveError> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(detail)) => Err(ProveError::Unprovable { detail: format!("{what}: {detail}") }),
-        Err(panic) => {
-            let text = panic_text(&panic);
-            if SHORTAGE.iter().any(|words| text.contains(words)) {
-                let detail = format!("{what}: no memory or no thread left: {text}");
-                return Err(RunError::Resources { detail, steps: 0 }.into());
-            }
-            Err(ProveError::Unprovable { detail: format!("{what}: {text}") })
+/// Brings a run into the prover's form.
+fn adapted(runner: &CairoRunner) -> Result<ProverInput, ProveError> {
+    caught("adapting the run", || adapt(runner).map_err(|e| unprovable(format!("adapting the run: {e}"))), unprovable)
+}
+
+/// Runs library code; a panic in it is what `meaning` says, unless the system was short of something: that says nothing
+/// about the run.
+fn caught<T>(
+    what: &str,
+    work: impl FnOnce() -> Result<T, ProveError>,
+    meaning: impl FnOnce(String) -> ProveError,
+) -> Result<T, ProveError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic_text(&panic);
+        if SHORTAGE.iter().any(|words| text.contains(words)) {
+            let detail = format!("{what}: no memory or no thread left: {text}");
+            return Err(RunError::Resources { detail, steps: 0 }.into());
         }
-    }
+        Err(meaning(format!("{what}: {text}")))
+    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | [`args`] | arguments files |
 //! | [`hints`] | the allow-list; `HINTS.md` says it in words |
 //! | [`engine`] | [`engine::Engine::prove`]: statement in, checked proof out |
+//! | [`backend`], [`flow`], [`simd`] | the proving step as a trait, the protocol over it, and the processor's |
 //! | [`mod@execute`] | the same run without a proof |
 //! | [`local`] | statements that belong to no chain |
 //! | [`memory`] | what a proof will take |
@@ -18,6 +19,7 @@
 
 pub mod args;
 mod assets;
+pub mod backend;
 pub mod bench;
 pub mod engine;
 pub mod error;
@@ -26,7 +28,7 @@ pub mod export;
 mod felt;
 #[cfg(test)]
 mod fixtures;
-mod flow;
+pub mod flow;
 mod hash;
 pub mod hints;
 pub mod inspect;
@@ -36,9 +38,11 @@ pub mod memory;
 pub mod program;
 mod runner;
 pub mod sample;
+pub mod simd;
 pub mod stages;
 pub mod worker;
 
+pub use backend::{Backend, Plan};
 pub use engine::{BoundRun, Engine, ProveError, ProveRequest, Proven, Unchecked};
 pub use error::{Fault, ProgramError};
 pub use execute::{ExecuteRequest, Executed, execute};
@@ -46,4 +50,5 @@ pub use hash::choose_hash;
 pub use inspect::{Inspection, inspect};
 pub use local::local_statement;
 pub use runner::RunError;
-pub use stages::Stage;
+pub use simd::Simd;
+pub use stages::{Clock, Stage};

@@ -5,13 +5,17 @@
 
 use cairo_air::components::{
     add_ap_opcode, add_mod_builtin, add_opcode, add_opcode_small, assert_eq_opcode, assert_eq_opcode_double_deref,
-    assert_eq_opcode_imm, bitwise_builtin, blake_compress_opcode, blake_g, blake_round, call_opcode_abs,
-    call_opcode_rel_imm, cube_252, generic_opcode, jnz_opcode_non_taken, jnz_opcode_taken, jump_opcode_abs,
-    jump_opcode_double_deref, jump_opcode_rel, jump_opcode_rel_imm, memory_address_to_id, memory_id_to_big,
-    memory_id_to_small, mul_mod_builtin, mul_opcode, mul_opcode_small, partial_ec_mul_window_bits_9,
-    pedersen_aggregator_window_bits_9, poseidon_3_partial_rounds_chain, poseidon_aggregator, poseidon_full_round_chain,
-    qm_31_add_mul_opcode, range_check_252_width_27, range_check_builtin, range_check96_builtin, ret_opcode,
-    triple_xor_32, verify_instruction,
+    assert_eq_opcode_imm, bitwise_builtin, blake_compress_opcode, blake_g, blake_round, blake_round_sigma,
+    call_opcode_abs, call_opcode_rel_imm, cube_252, generic_opcode, jnz_opcode_non_taken, jnz_opcode_taken,
+    jump_opcode_abs, jump_opcode_double_deref, jump_opcode_rel, jump_opcode_rel_imm, memory_address_to_id,
+    memory_id_to_big, memory_id_to_small, mul_mod_builtin, mul_opcode, mul_opcode_small, partial_ec_mul_window_bits_9,
+    pedersen_aggregator_window_bits_9, pedersen_points_table_window_bits_9, poseidon_3_partial_rounds_chain,
+    poseidon_aggregator, poseidon_full_round_chain, poseidon_round_keys, qm_31_add_mul_opcode, range_check_3_3_3_3_3,
+    range_check_3_6_6_3, range_check_4_3, range_check_4_4, range_check_4_4_4_4, range_check_6, range_check_7_2_5,
+    range_check_8, range_check_9_9, range_check_11, range_check_12, range_check_18, range_check_20,
+    range_check_252_width_27, range_check_builtin, range_check96_builtin, ret_opcode, triple_xor_32,
+    verify_bitwise_xor_4, verify_bitwise_xor_7, verify_bitwise_xor_8, verify_bitwise_xor_9, verify_bitwise_xor_12,
+    verify_instruction,
 };
 use stwo_cairo_adapter::ExecutionResources;
 
@@ -38,8 +42,10 @@ pub struct Estimate {
     pub bytes: u64,
     /// Peak memory without, in bytes.
     pub bytes_lean: u64,
-    /// Table cells.
+    /// Cells of the tables whose length follows from the run.
     pub cells: u64,
+    /// Cells of the tables whose length is always the same.
+    pub fixed_cells: u64,
     /// Largest evaluation domain, as a power of two.
     pub domain_log: u32,
 }
@@ -75,6 +81,27 @@ macro_rules! tables {
     ($tables:ident; $($component:ident $($other:ident)?: $rows:expr,)*) => {
         $($tables.add($rows, columns!($component $($other)?));)*
     };
+}
+
+/// Cells of tables of fixed length: those that every proof has, and those of the hash functions used.
+fn fixed_cells(blake: bool, pedersen: bool, poseidon: bool) -> u64 {
+    macro_rules! cells {
+        ($($component:ident)*) => {
+            [$(&$component::Claim {}.log_sizes()),*]
+                .into_iter()
+                .flat_map(|trees| trees.iter().flatten())
+                .fold(0u64, |sum, log| sum.saturating_add(1u64.checked_shl(*log).unwrap_or(u64::MAX)))
+        };
+    }
+    let always = cells!(range_check_6 range_check_8 range_check_11 range_check_12 range_check_18 range_check_20
+        range_check_4_3 range_check_4_4 range_check_9_9 range_check_7_2_5 range_check_3_6_6_3 range_check_4_4_4_4
+        range_check_3_3_3_3_3 verify_bitwise_xor_4 verify_bitwise_xor_7 verify_bitwise_xor_8 verify_bitwise_xor_9);
+    let used = [
+        (blake, cells!(blake_round_sigma verify_bitwise_xor_12)),
+        (pedersen, cells!(pedersen_points_table_window_bits_9)),
+        (poseidon, cells!(poseidon_round_keys)),
+    ];
+    used.into_iter().filter(|(used, _)| *used).fold(always, |sum, (_, cells)| sum.saturating_add(cells))
 }
 
 /// The estimate for a run with these resources and this many steps in all.
@@ -138,6 +165,7 @@ pub(crate) fn estimate(resources: &ExecutionResources, total_steps: u64) -> Esti
         bytes,
         bytes_lean: bytes.saturating_sub(tables.cells.saturating_mul(COEFFICIENT_BYTES)),
         cells: tables.cells,
+        fixed_cells: fixed_cells(blake > 0, pedersen > 0, poseidon > 0),
         // Twice the rows for the code's rate, and as much again for constraints of degree two.
         domain_log: tables.log_max.saturating_add(2),
     }

@@ -120,7 +120,7 @@ pub type Observer = Box<dyn FnMut(Stage) + Send>;
 
 /// Follows one proof. Cloning gives another handle on the same clock.
 #[derive(Clone)]
-pub(crate) struct Clock(Arc<Mutex<Inner>>);
+pub struct Clock(Arc<Mutex<Inner>>);
 
 struct Inner {
     observer: Observer,
@@ -130,7 +130,7 @@ struct Inner {
 
 impl Clock {
     /// A clock that reports each stage to `observer` when it begins.
-    pub(crate) fn new(observer: Observer) -> Self {
+    pub fn new(observer: Observer) -> Self {
         Self(Arc::new(Mutex::new(Inner { observer, current: None, spent: Vec::new() })))
     }
 
@@ -140,7 +140,7 @@ impl Clock {
     }
 
     /// Ends the current stage and begins another.
-    pub(crate) fn enter(&self, stage: Stage) {
+    pub fn enter(&self, stage: Stage) {
         let mut inner = self.lock();
         if inner.current.is_some_and(|(current, _)| current == stage) {
             return;
@@ -151,7 +151,7 @@ impl Clock {
     }
 
     /// Ends the last stage; the times in order of appearance.
-    pub(crate) fn finish(&self) -> PhasesMs {
+    pub fn finish(&self) -> PhasesMs {
         let mut inner = self.lock();
         inner.leave();
         std::mem::take(&mut inner.spent)

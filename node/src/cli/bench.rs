@@ -1,7 +1,10 @@
 //! `bench cairo`: what this machine proves in what time, with the settings of the network.
 
-use clap::{Args, Subcommand};
-use prover::bench::{BenchOptions, cairo};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+use prover::bench::{BenchOptions, Subject, cairo};
 use serde_json::{Value, json};
 
 use super::gpu::GpuArgs;
@@ -29,9 +32,65 @@ pub(crate) struct CairoArgs {
     /// Runs of each case, each with another input; the median and the 99th percentile are reported.
     #[arg(long, value_name = "R", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     runs: u16,
-    /// Alternate with the plain library calls under the same settings, and report them, too.
-    #[arg(long)]
+    /// A program file to prove instead of our own program of these steps.
+    #[arg(long, value_name = "FILE", conflicts_with = "steps")]
+    program: Option<PathBuf>,
+    /// The arguments file of that program.
+    #[arg(long, value_name = "FILE", requires = "program")]
+    args: Option<PathBuf>,
+    /// Where to prove; `opencl` hands on to `proofmesh-gpu`.
+    #[arg(long, value_enum, default_value_t = BenchBackend::Simd)]
+    backend: BenchBackend,
+    /// Alternate with the plain library calls under the same settings, and report them, too. On the CPU only.
+    #[arg(long, conflicts_with = "program")]
     against_stock: bool,
+    /// With `--backend opencl`: options for the device, such as `-- --device 0`.
+    #[arg(last = true, value_name = "DEVICE OPTIONS")]
+    device: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BenchBackend {
+    /// This machine's CPU.
+    Simd,
+    /// An OpenCL device.
+    Opencl,
+}
+
+impl CairoArgs {
+    /// The arguments of `proofmesh-gpu bench cairo`.
+    fn for_gpu(&self, steps: &[u64]) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["--backend".into(), "opencl".into(), "--runs".into()];
+        words.push(self.runs.to_string().into());
+        if let Some(program) = &self.program {
+            words.extend(["--program".into(), program.into()]);
+            words.extend(self.args.iter().flat_map(|path| [OsString::from("--args"), path.into()]));
+        } else {
+            words.push("--steps".into());
+            words.extend(steps.iter().map(|n| OsString::from(n.to_string())));
+        }
+        words.extend(self.device.iter().cloned());
+        words
+    }
+
+    /// What to measure on the CPU.
+    fn subjects(&self, steps: &[u64]) -> Result<Vec<Subject>, Failure> {
+        let read = |field: &'static str, path: &Path| {
+            std::fs::read(path).map_err(|error| {
+                Failure::usage(format!("{field}: {error}"))
+                    .field(field)
+                    .value(path.display())
+                    .remedy("name a readable file")
+            })
+        };
+        match &self.program {
+            Some(program) => {
+                let args = self.args.as_deref().map(|path| read("args", path)).transpose()?;
+                Ok(vec![Subject { program: read("program", program)?, args }])
+            }
+            None => Ok(steps.iter().map(|n| Subject::of_steps(*n)).collect()),
+        }
+    }
 }
 
 pub(super) fn bench(out: Output, command: &BenchCommand) -> Result<(), Failure> {
@@ -46,11 +105,22 @@ pub(super) fn bench(out: Output, command: &BenchCommand) -> Result<(), Failure> 
             .value(bad)
             .limit(format!("1000 to {}", prover::limits::STEPS_MAX)));
     }
-    let options =
-        BenchOptions { steps: steps.clone(), runs: usize::from(args.runs), against_stock: args.against_stock };
+    if args.backend == BenchBackend::Opencl {
+        if args.against_stock {
+            return Err(Failure::usage("against-stock: the plain library calls run on the CPU")
+                .field("against-stock")
+                .remedy("leave it out, or use --backend simd"));
+        }
+        return gpu::run_with(out, &["bench", "cairo"], &args.for_gpu(&steps));
+    }
+    let subjects = args.subjects(&steps)?;
+    let options = BenchOptions { subjects, runs: usize::from(args.runs), against_stock: args.against_stock };
     let cases = cairo(&options, |case, run| {
-        let steps = steps.get(case).copied().unwrap_or(0);
-        out.note(&format!("{steps} steps: run {} of {}", run.saturating_add(1), args.runs));
+        let of = args.program.as_ref().map_or_else(
+            || format!("{} steps", steps.get(case).copied().unwrap_or(0)),
+            |path| path.display().to_string(),
+        );
+        out.note(&format!("{of}: run {} of {}", run.saturating_add(1), args.runs));
     })
     .map_err(|e| Failure::error("bench", e.to_string()))?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
@@ -78,5 +148,42 @@ fn shown(value: &Value) -> String {
     match value.as_f64() {
         Some(number) if value.is_f64() => format!("{number:.1}"),
         _ => plain(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: BenchCommand,
+    }
+
+    fn cairo(words: &[&str]) -> CairoArgs {
+        let line = ["bench", "cairo"].iter().chain(words);
+        match Line::try_parse_from(line).unwrap().command {
+            BenchCommand::Cairo(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_device_is_given_what_it_needs() {
+        let args = cairo(&["--backend", "opencl", "--runs", "3", "--", "--device", "0"]);
+        let expected = ["--backend", "opencl", "--runs", "3", "--steps", "5000", "9000", "--device", "0"];
+        assert_eq!(args.for_gpu(&[5000, 9000]), expected.map(OsString::from));
+        let args = cairo(&["--backend", "opencl", "--program", "p.json", "--args", "a.json"]);
+        let expected = ["--backend", "opencl", "--runs", "20", "--program", "p.json", "--args", "a.json"];
+        assert_eq!(args.for_gpu(&[5000]), expected.map(OsString::from));
+        assert!(args.subjects(&[5000]).is_err(), "no such file");
+        let args = cairo(&["--steps", "5000"]);
+        assert_eq!(
+            (args.backend, args.subjects(&[5000]).unwrap()),
+            (BenchBackend::Simd, vec![Subject::of_steps(5000)])
+        );
     }
 }

@@ -1,5 +1,5 @@
 //! Commands that need an OpenCL loader are those of the binary `proofmesh-gpu`, which lies beside this one: `prover
-//! devices` and `bench air` hand their arguments on to it, so that the node itself starts on machines without a loader.
+//! devices`, `bench air` and `bench cairo --backend opencl` hand their arguments on to it, so that the node itself starts on machines without a loader.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -28,10 +28,15 @@ fn beside(own: &Path) -> PathBuf {
 
 /// Runs `proofmesh-gpu` with `command`, the arguments and, if it is wanted, `--json`; its output is the answer.
 pub(super) fn run(out: Output, command: &[&str], args: &GpuArgs) -> Result<(), Failure> {
+    run_with(out, command, &args.rest)
+}
+
+/// As [`run`], with arguments that were put together here.
+pub(super) fn run_with(out: Output, command: &[&str], args: &[OsString]) -> Result<(), Failure> {
     let own = std::env::current_exe().map_err(|error| Failure::error("gpu", format!("own path: {error}")))?;
     let binary = beside(&own);
-    let json = (out.json() && !args.rest.iter().any(|word| word == "--json")).then_some("--json");
-    let status = Command::new(&binary).args(command).args(&args.rest).args(json).status().map_err(|error| {
+    let json = (out.json() && !args.iter().any(|word| word == "--json")).then_some("--json");
+    let status = Command::new(&binary).args(command).args(args).args(json).status().map_err(|error| {
         Failure::error("gpu_binary", format!("{} cannot be started: {error}", binary.display()))
             .remedy(format!("build it with `cargo build --release --workspace` and keep it beside {}", own.display()))
     })?;

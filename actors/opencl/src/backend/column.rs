@@ -13,6 +13,9 @@ use crate::device::{Block, Launch, runtime};
 use crate::error::{Error, raise};
 use crate::field::{Word, from_words, to_words};
 
+/// Words of columns that share a block, unless a single column is longer: a block must fit what a slab has free.
+const UPLOAD_WORDS: usize = 16 << 20;
+
 /// Columns are cut only at multiples of this many words, so that every column begins where kernels can address it.
 const CUT_WORDS: usize = 16;
 
@@ -151,6 +154,41 @@ impl<T: Word> Column<T> for OclColumn<T> {
         };
         (Self { len: half, ..self }, second)
     }
+}
+
+/// Copies columns to the device, packed into as few transfers as their sizes allow: one per 64 MiB.
+pub(crate) fn upload(columns: &[&[BaseField]]) -> Vec<OclColumn<BaseField>> {
+    let mut uploaded = Vec::with_capacity(columns.len());
+    let room = |column: &[BaseField]| column.len().next_multiple_of(CUT_WORDS);
+    let mut rest = columns;
+    while !rest.is_empty() {
+        let mut words_in_pack = 0;
+        let count = rest
+            .iter()
+            .take_while(|column| {
+                words_in_pack += room(column);
+                words_in_pack <= UPLOAD_WORDS
+            })
+            .count()
+            .max(1);
+        let (pack, later) = rest.split_at(count);
+        let mut words = 0;
+        let mut parts = Vec::with_capacity(pack.len());
+        for column in pack {
+            parts.push((words, *column));
+            words += room(column);
+        }
+        let block = Arc::new(runtime().take(words));
+        runtime().write_columns(&block, words, &parts);
+        uploaded.extend(parts.into_iter().map(|(offset, column)| OclColumn {
+            block: Arc::clone(&block),
+            offset,
+            len: column.len(),
+            element: PhantomData,
+        }));
+        rest = later;
+    }
+    uploaded
 }
 
 fn bit_reverse<T: Word>(column: &mut OclColumn<T>) {

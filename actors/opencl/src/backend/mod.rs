@@ -20,10 +20,12 @@ use stwo::prover::backend::{Backend, BackendForChannel};
 pub use column::OclColumn;
 pub use twiddles::OclTwiddles;
 
-pub(crate) use column::{Table, gather};
+pub(crate) use column::{Table, gather, upload};
 pub(crate) use fri::fold_into;
 pub(crate) use merkle::tree_of;
-pub(crate) use poly::{Evaluation, evaluate_all};
+pub use poly::Evaluation;
+pub(crate) use poly::evaluate_all;
+pub(crate) use quotients::zero_secure;
 pub(crate) use sampling::{SampleJob, Weights, sample};
 
 /// The backend. Its columns live in the memory of the device that [`crate::device::open`] opened.

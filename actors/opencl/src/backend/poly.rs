@@ -20,7 +20,7 @@ use crate::device::runtime;
 use crate::error::{Error, raise};
 
 /// Values of one column in device memory.
-pub(crate) type Evaluation = CircleEvaluation<OclBackend, BaseField, BitReversedOrder>;
+pub type Evaluation = CircleEvaluation<OclBackend, BaseField, BitReversedOrder>;
 
 fn check_doubling(domain: CircleDomain, twiddles: &TwiddleTree<OclBackend>) {
     if domain.log_size() > 2 && !domain.half_coset.is_doubling_of(twiddles.root_coset) {

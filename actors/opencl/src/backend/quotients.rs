@@ -6,6 +6,7 @@ use stwo::core::fields::qm31::SecureField;
 use stwo::core::pcs::quotients::{ColumnSampleBatch, quotient_constants};
 use stwo::core::poly::circle::CanonicCoset;
 use stwo::prover::QuotientOps;
+use stwo::prover::backend::Column;
 use stwo::prover::pcs::quotient_ops::AccumulatedNumerators;
 use stwo::prover::poly::BitReversedOrder;
 use stwo::prover::poly::circle::{CircleEvaluation, SecureEvaluation};
@@ -19,6 +20,11 @@ use crate::field::{domain_table, secure_words, to_words};
 /// Four columns of undefined content.
 pub(super) fn undefined_secure(len: usize) -> SecureColumnByCoords<OclBackend> {
     SecureColumnByCoords { columns: std::array::from_fn(|_| OclColumn::undefined(len)) }
+}
+
+/// Four columns of zeros.
+pub(crate) fn zero_secure(len: usize) -> SecureColumnByCoords<OclBackend> {
+    SecureColumnByCoords { columns: std::array::from_fn(|_| OclColumn::zeros(len)) }
 }
 
 fn addresses(column: &SecureColumnByCoords<OclBackend>) -> impl Iterator<Item = u32> + '_ {

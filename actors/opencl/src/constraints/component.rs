@@ -1,5 +1,5 @@
 //! `ComponentProver<OclBackend>` for every component of the constraint framework: on the device if the kernels are
-//! ready, else on the host with stwo's own CPU evaluator, counted and logged.
+//! ready, else on the host from the same graph, counted and logged.
 
 use stwo::core::air::Component;
 use stwo::core::constraints::coset_vanishing;
@@ -8,17 +8,17 @@ use stwo::core::fields::qm31::SecureField;
 use stwo::core::pcs::TreeVec;
 use stwo::core::poly::circle::{CanonicCoset, CircleDomain};
 use stwo::core::utils::bit_reverse;
-use stwo::prover::backend::{Column, CpuBackend};
-use stwo::prover::poly::BitReversedOrder;
-use stwo::prover::poly::circle::{CircleCoefficients, CircleEvaluation, PolyOps};
+use stwo::prover::backend::Column;
+use stwo::prover::poly::circle::{CircleCoefficients, PolyOps};
 use stwo::prover::secure_column::SecureColumnByCoords;
 use stwo::prover::{ComponentProver, DomainEvaluationAccumulator, EvaluationMode, Poly, Trace};
-use stwo_constraint_framework::{CpuDomainEvaluator, FrameworkComponent, FrameworkEval, PREPROCESSED_TRACE_IDX};
+use stwo_constraint_framework::{FrameworkComponent, FrameworkEval, PREPROCESSED_TRACE_IDX};
 
-use super::emit::{emit, parameters};
+use super::emit::parameters;
 use super::graph::Graph;
+use super::host::HostRows;
 use super::record::record;
-use super::store::ready;
+use super::store::{ready, source_of};
 use crate::backend::{Evaluation, OclBackend, OclColumn, Table, evaluate_all};
 use crate::device::{Launch, runtime};
 use crate::error::{Error, raise};
@@ -97,7 +97,7 @@ fn kept_coefficients(poly: &Poly<OclBackend>) -> &CircleCoefficients<OclBackend>
 }
 
 /// Inverses of the trace domain's vanishing polynomial, which has one value per coset of it.
-fn denominators(trace_domain: CanonicCoset, domain: CircleDomain) -> Vec<BaseField> {
+pub(super) fn denominators(trace_domain: CanonicCoset, domain: CircleDomain) -> Vec<BaseField> {
     let cosets = 1 << (domain.log_size() - trace_domain.log_size());
     let mut inverses: Vec<BaseField> =
         (0..cosets).map(|i| coset_vanishing(trace_domain.coset(), domain.at(i)).inverse()).collect();
@@ -106,17 +106,27 @@ fn denominators(trace_domain: CanonicCoset, domain: CircleDomain) -> Vec<BaseFie
 }
 
 /// Everything about one evaluation besides the constraints.
-struct Rows<'a> {
-    columns: &'a TreeVec<Vec<&'a Evaluation>>,
-    log_trace: u32,
-    log_eval: u32,
-    denominators: Vec<BaseField>,
-    /// Per constraint.
-    coefficients: Vec<SecureField>,
+pub(super) struct Rows<'a> {
+    /// By interaction, on the evaluation domain.
+    pub(super) columns: &'a TreeVec<Vec<&'a Evaluation>>,
+    pub(super) log_trace: u32,
+    pub(super) log_eval: u32,
+    /// One per coset of the trace domain.
+    pub(super) denominators: Vec<BaseField>,
+    /// One per constraint.
+    pub(super) coefficients: Vec<SecureField>,
 }
 
-fn on_device(graph: &Graph, rows: &Rows<'_>, target: &SecureColumnByCoords<OclBackend>) -> crate::Result<()> {
-    let source = emit(graph);
+/// Adds the constraints of `graph` to `target`.
+///
+/// # Errors
+/// What keeps the kernels from being ready.
+pub(super) fn on_device(
+    graph: &Graph,
+    rows: &Rows<'_>,
+    target: &SecureColumnByCoords<OclBackend>,
+) -> crate::Result<()> {
+    let source = source_of(graph);
     ready(&source)?;
     let column = |(interaction, index): &(usize, usize)| rows.columns[*interaction][*index].values.address();
     let table = Table::new(graph.columns.iter().map(column).collect());
@@ -131,30 +141,20 @@ fn on_device(graph: &Graph, rows: &Rows<'_>, target: &SecureColumnByCoords<OclBa
     Ok(())
 }
 
-fn on_host<E: FrameworkEval>(
-    component: &FrameworkComponent<E>,
-    rows: &Rows<'_>,
-    target: &mut SecureColumnByCoords<OclBackend>,
-) {
-    let copies: Vec<Vec<CircleEvaluation<CpuBackend, BaseField, BitReversedOrder>>> = rows
-        .columns
-        .iter()
-        .map(|tree| tree.iter().map(|column| CircleEvaluation::new(column.domain, column.values.to_cpu())).collect())
-        .collect();
-    let trace = TreeVec(copies.iter().map(|tree| tree.iter().collect::<Vec<_>>()).collect());
+/// As [`on_device`], on the host.
+pub(super) fn on_host(graph: &Graph, rows: &Rows<'_>, target: &mut SecureColumnByCoords<OclBackend>) {
+    let column = |(interaction, index): &(usize, usize)| rows.columns[*interaction][*index].values.to_cpu();
+    let host = HostRows {
+        graph,
+        columns: graph.columns.iter().map(column).collect(),
+        log_trace: rows.log_trace,
+        log_eval: rows.log_eval,
+        denominators: &rows.denominators,
+        coefficients: &rows.coefficients,
+    };
     let mut sums = target.to_cpu();
-    for row in 0..1_usize << rows.log_eval {
-        let eval = CpuDomainEvaluator::new(
-            &trace,
-            row,
-            &rows.coefficients,
-            rows.log_trace,
-            rows.log_eval,
-            component.log_size(),
-            component.claimed_sum(),
-        );
-        let value = component.evaluate(eval).row_res;
-        sums.set(row, sums.at(row) + value * rows.denominators[row >> rows.log_trace]);
+    for (row, value) in host.evaluate().into_iter().enumerate() {
+        sums.set(row, sums.at(row) + value);
     }
     *target = SecureColumnByCoords { columns: sums.columns.map(|values| OclColumn::from_cpu(&values)) };
 }
@@ -185,11 +185,11 @@ impl<E: FrameworkEval + Sync> ComponentProver<OclBackend> for FrameworkComponent
             // The first constraint has the highest power.
             coefficients: accumulator.random_coeff_powers.iter().rev().copied().collect(),
         };
-        let graph = record::<E>(self, self.claimed_sum());
+        let graph = record::<E>(self, self.claimed_sum(), self.log_size());
         if let Err(error) = on_device(&graph, &rows, accumulator.col) {
             tracing::warn!(%error, "constraints are evaluated on the host");
             runtime().host_fallback("constraints");
-            on_host(self, &rows, accumulator.col);
+            on_host(&graph, &rows, accumulator.col);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Translates a graph to OpenCL C. Owns the order of the statements, the split into several kernels, and the layout of
 //! the parameters. The text depends on the graph's structure only.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::graph::{Graph, Id, Node};
@@ -56,18 +55,31 @@ pub(super) fn parameters(graph: &Graph, coefficients: &[[u32; 4]], denominators:
     secure.chain(&graph.base_slots).chain(denominators).copied().collect()
 }
 
-/// Nodes that a set of constraints needs, arguments first, in the order in which depth-first search leaves them.
+/// Whether a node is written where it is used: a constant or a parameter, which every row reads from the same place.
+fn is_inline(graph: &Graph, id: Id) -> bool {
+    matches!(graph.nodes[id as usize], Node::Literal(_) | Node::BaseSlot(_) | Node::SecureSlot(_))
+}
+
+/// The node whose value a constraint is, without the lift of a base value, and whether it was lifted.
+fn unlifted(graph: &Graph, constraint: Id) -> (Id, bool) {
+    match graph.nodes[constraint as usize] {
+        Node::Lift(inner) => (inner, true),
+        _ => (constraint, false),
+    }
+}
+
+/// Nodes that a set of constraints computes, arguments first, in the order in which depth-first search leaves them.
 fn schedule(graph: &Graph, constraints: &[Id]) -> Vec<Id> {
     let mut order = Vec::new();
-    let mut done = BTreeSet::new();
-    for root in constraints {
-        let mut stack = vec![(*root, false)];
+    let mut done = vec![false; graph.nodes.len()];
+    for constraint in constraints {
+        let mut stack = vec![(unlifted(graph, *constraint).0, false)];
         while let Some((id, entered)) = stack.pop() {
-            if done.contains(&id) {
+            if done[id as usize] || is_inline(graph, id) {
                 continue;
             }
             if entered {
-                done.insert(id);
+                done[id as usize] = true;
                 order.push(id);
                 continue;
             }
@@ -131,8 +143,13 @@ fn name(graph: &Graph, id: Id) -> String {
     format!("{}{id}", if graph.is_secure(id) { 'q' } else { 'b' })
 }
 
+/// How a node is written where it is used.
+fn operand(graph: &Graph, id: Id, layout: Layout) -> String {
+    if is_inline(graph, id) { expression(graph, id, layout) } else { name(graph, id) }
+}
+
 fn expression(graph: &Graph, id: Id, layout: Layout) -> String {
-    let of = |id: Id| name(graph, id);
+    let of = |id: Id| operand(graph, id, layout);
     let secure = graph.is_secure(id);
     let prefix = if secure { "qm31" } else { "m31" };
     match graph.nodes[id as usize] {
@@ -161,11 +178,12 @@ fn kernel(graph: &Graph, part: std::ops::Range<usize>, name_of_kernel: &str, lay
          \x20   __global const uint *list = COLUMN(table);\n    __global const uint *words = COLUMN(params);\n\
          \x20   __global const uint4 *quads = QUAD(params);\n    qm31 sum = (qm31)(0);\n"
     );
-    let mut done = BTreeSet::new();
+    let mut done = vec![false; graph.nodes.len()];
     for index in part {
-        let root = graph.constraints[index];
-        for id in schedule(graph, &[root]) {
-            if !done.insert(id) {
+        let constraint = graph.constraints[index];
+        let (root, lifted) = unlifted(graph, constraint);
+        for id in schedule(graph, &[constraint]) {
+            if std::mem::replace(&mut done[id as usize], true) {
                 continue;
             }
             let kind = if graph.is_secure(id) { "qm31" } else { "uint" };
@@ -173,9 +191,11 @@ fn kernel(graph: &Graph, part: std::ops::Range<usize>, name_of_kernel: &str, lay
             let _ = writeln!(text, "    {kind} {} = {};", name(graph, id), expression(graph, id, layout));
         }
         let coefficient = layout.coefficients / 4 + index;
-        let term = match graph.nodes[root as usize] {
-            Node::Lift(inner) => format!("qm31_mul_m31(quads[{coefficient}], {})", name(graph, inner)),
-            _ => format!("qm31_mul(quads[{coefficient}], {})", name(graph, root)),
+        let value = operand(graph, root, layout);
+        let term = if lifted {
+            format!("qm31_mul_m31(quads[{coefficient}], {value})")
+        } else {
+            format!("qm31_mul(quads[{coefficient}], {value})")
         };
         let _ = writeln!(text, "    sum = qm31_add(sum, {term});");
     }
@@ -212,4 +232,34 @@ pub(super) fn emit(graph: &Graph) -> Source {
         kernels.push(name);
     }
     Source { key, text, kernels }
+}
+
+/// What a graph becomes, for records and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Shape {
+    /// Columns read.
+    pub columns: usize,
+    /// Constraints.
+    pub constraints: usize,
+    /// Statements of a single kernel of all constraints.
+    pub statements: usize,
+    /// Statements of all kernels: what is computed by several is counted in each.
+    pub statements_split: usize,
+    /// Kernels.
+    pub kernels: usize,
+    /// Words live at once, in the kernel with most.
+    pub live_words: usize,
+}
+
+/// The shape of a graph's kernels.
+pub(super) fn shape(graph: &Graph) -> Shape {
+    let orders: Vec<Vec<Id>> = split(graph).into_iter().map(|part| schedule(graph, &graph.constraints[part])).collect();
+    Shape {
+        columns: graph.columns.len(),
+        constraints: graph.constraints.len(),
+        statements: schedule(graph, &graph.constraints).len(),
+        statements_split: orders.iter().map(Vec::len).sum(),
+        kernels: orders.len(),
+        live_words: orders.iter().map(|order| live_words(graph, order)).max().unwrap_or_default(),
+    }
 }

@@ -5,7 +5,11 @@
 mod component;
 mod emit;
 mod graph;
+mod host;
 mod record;
+mod recorded;
 mod store;
 
+pub use emit::Shape;
+pub use recorded::{Recorded, Side};
 pub use store::{Compile, compile_mode, set_compile_mode};

@@ -263,10 +263,10 @@ impl EvalAtRow for Recorder {
     }
 }
 
-/// Records the constraints of `eval` with the values they have in this proof.
-pub(super) fn record<E: FrameworkEval>(eval: &E, claimed_sum: SecureField) -> Graph {
+/// Records the constraints of `eval` with the values they have in this proof, on tables of 2^`log_size` rows.
+pub(super) fn record<E: FrameworkEval>(eval: &E, claimed_sum: SecureField, log_size: u32) -> Graph {
     with(|graph| *graph = Graph::default());
-    let shift = claimed_sum / BaseField::from_u32_unchecked(1 << eval.log_size());
+    let shift = claimed_sum / BaseField::from_u32_unchecked(1 << log_size);
     eval.evaluate(Recorder { next: Vec::new(), fractions: Vec::new(), shift });
     with(std::mem::take)
 }

@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::emit::Source;
+use super::emit::{Source, emit};
+use super::graph::{Graph, Id, Node};
 use crate::device::runtime;
 use crate::error::Error;
 
@@ -25,6 +26,10 @@ enum Status {
     Refused(String),
 }
 
+/// Everything about a graph that its kernels depend on.
+type Structure = (Vec<Node>, Vec<Id>);
+
+static SOURCES: Mutex<Option<HashMap<Structure, Arc<Source>>>> = Mutex::new(None);
 static BACKGROUND: AtomicBool = AtomicBool::new(false);
 static STATUS: Mutex<Option<HashMap<String, Status>>> = Mutex::new(None);
 
@@ -56,6 +61,18 @@ fn compile(source: &Source) -> Status {
             Status::Refused(error.to_string())
         }
     }
+}
+
+/// The kernels' text for a graph: written once per structure, since every proof asks for all of them.
+pub(super) fn source_of(graph: &Graph) -> Arc<Source> {
+    let structure = (graph.nodes.clone(), graph.constraints.clone());
+    let known = || SOURCES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(source) = known().get_or_insert_default().get(&structure) {
+        return Arc::clone(source);
+    }
+    let source = Arc::new(emit(graph));
+    known().get_or_insert_default().insert(structure, Arc::clone(&source));
+    source
 }
 
 /// Makes the kernels of `source` callable.

@@ -93,18 +93,40 @@ impl Tally {
 /// Time per phase, by name, in the order of the names.
 pub type PhaseTimes = BTreeMap<&'static str, Duration>;
 
+type PhaseWatcher = Box<dyn Fn(&'static str)>;
+
 thread_local! {
     static PHASES: RefCell<PhaseTimes> = const { RefCell::new(PhaseTimes::new()) };
+    static WATCHER: RefCell<Option<PhaseWatcher>> = const { RefCell::new(None) };
 }
 
 /// Runs `work` as part of the phase `name` of this thread's proof; its time, the wait for the device included, is added
 /// to that phase. Phases do not nest.
 pub fn phase<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
+    WATCHER.with_borrow(|watcher| {
+        if let Some(watcher) = watcher {
+            watcher(name);
+        }
+    });
     let start = Instant::now();
     let value = work();
     super::runtime().finish();
     PHASES.with_borrow_mut(|phases| *phases.entry(name).or_default() += start.elapsed());
     value
+}
+
+/// Runs `work` while `watcher` is told the name of each of this thread's phases when it begins.
+pub(crate) fn watch_phases<T>(watcher: impl Fn(&'static str) + 'static, work: impl FnOnce() -> T) -> T {
+    /// Ends the watch, also when `work` panics.
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            WATCHER.set(None);
+        }
+    }
+    WATCHER.set(Some(Box::new(watcher)));
+    let _end = End;
+    work()
 }
 
 /// The times since [`reset_phases`] on this thread.

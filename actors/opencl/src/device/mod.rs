@@ -8,8 +8,10 @@ mod list;
 mod program;
 mod queue;
 mod runtime;
+mod staging;
 
 pub use check::field_results;
+pub(crate) use counters::watch_phases;
 pub use counters::{Counters, PhaseTimes, phase, phase_times, reset_phases};
 pub use list::{Choice, DeviceInfo, DeviceKind, Listing, list};
 pub use program::CacheReport;

@@ -8,6 +8,7 @@ use ocl::core::{self, ArgVal, CommandQueue, Context, Event, Kernel, Mem, MemFlag
 use super::arena::{Arena, Place, SLABS_MAX};
 use super::program::CacheReport;
 use super::runtime::Launch;
+use super::staging::{Parts, STAGING_WORDS, Staging};
 use crate::error::{Error, Result};
 
 /// Items of a work-group of our kernels.
@@ -30,6 +31,8 @@ pub(super) struct State {
     pub(super) pending: Vec<Vec<u32>>,
     pub(super) pending_bytes: usize,
     pub(super) report: CacheReport,
+    /// Made for the first columns that are copied to the device.
+    pub(super) staging: Option<Staging>,
 }
 
 impl State {
@@ -108,6 +111,25 @@ impl State {
         self.pending_bytes += words.len() * 4;
         self.pending.push(words);
         if self.pending_bytes > PENDING_BYTES_MAX { self.finish() } else { Ok(()) }
+    }
+
+    /// Copies columns to a block, in transfers of [`STAGING_WORDS`] at most. Waits for none but those whose buffer it needs.
+    pub(super) fn write_columns(&mut self, place: Place, words: usize, parts: &Parts<'_>) -> Result<()> {
+        let first = place.at(0, words)?;
+        let staging = match self.staging.take() {
+            Some(staging) => staging,
+            None => Staging::new(&self.context, &self.queue)?,
+        };
+        let staging = self.staging.insert(staging);
+        let slab = self
+            .slabs
+            .get(place.slab)
+            .ok_or_else(|| Error::Call { call: "slab", reason: "no such slab".to_owned() })?;
+        for start in (0..words).step_by(STAGING_WORDS) {
+            let len = STAGING_WORDS.min(words - start);
+            staging.send(&self.queue, slab, first + start, (start, len), parts)?;
+        }
+        Ok(())
     }
 
     pub(super) fn read(&mut self, place: Place, offset: usize, len: usize) -> Result<Vec<u32>> {

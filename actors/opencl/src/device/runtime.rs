@@ -14,6 +14,7 @@ use super::counters::{Counters, Tally};
 use super::list::{Choice, DeviceInfo, DeviceKind, Found, find};
 use super::program::{Builder, CacheReport};
 use super::queue::State;
+use super::staging::Parts;
 use crate::error::{Error, Result, raise, settle};
 use crate::kernels;
 
@@ -113,6 +114,7 @@ impl Runtime {
             pending: Vec::new(),
             pending_bytes: 0,
             report: CacheReport::default(),
+            staging: None,
         };
         let builder = Builder { context, device, info: info.clone(), folder: options.cache.clone() };
         let runtime = Self { info, tally: Tally::default(), builder, limit_words: limit / 4, state: Mutex::new(state) };
@@ -231,6 +233,16 @@ impl Runtime {
         }
         self.tally.bytes_to_device.fetch_add(words.len() as u64 * 4, Ordering::Relaxed);
         settle(self.lock().write(block.place, offset, words));
+    }
+
+    /// Copies columns to the first `words` words of a block, from pinned memory that all threads fill. The columns are
+    /// not read any more when it returns.
+    pub(crate) fn write_columns(&self, block: &Block, words: usize, parts: &Parts<'_>) {
+        if words == 0 {
+            return;
+        }
+        self.tally.bytes_to_device.fetch_add(words as u64 * 4, Ordering::Relaxed);
+        settle(self.lock().write_columns(block.place, words, parts));
     }
 
     /// Copies words from the device; waits for it.

@@ -19,8 +19,10 @@ use stwo::core::queries::{Queries, draw_queries};
 use stwo::core::utils::MaybeOwned;
 use stwo::core::vcs_lifted::blake2_merkle::{Blake2sMerkleChannel, Blake2sMerkleHasher};
 use stwo::core::verifier::PREPROCESSED_TRACE_IDX;
+use stwo::prover::mempool::BaseColumnPool;
 use stwo::prover::pcs::quotient_ops::compute_fri_quotients;
 use stwo::prover::poly::circle::{CircleCoefficients, PolyOps};
+use stwo::prover::poly::twiddles::TwiddleTree;
 use stwo::prover::{CommitmentSchemeProver, CommitmentTreeProver, ComponentProver, ComponentProvers};
 
 use self::fri::FriLayers;
@@ -39,16 +41,26 @@ type SampledValues = TreeVec<Vec<Vec<SecureField>>>;
 /// Evaluates polynomials, commits to them and mixes the root: what stwo's tree builder does at the end, with fewer kernel
 /// starts.
 pub fn commit(scheme: &mut Scheme<'_>, polynomials: Vec<CircleCoefficients<OclBackend>>, channel: &mut Blake2sChannel) {
-    let blowup = scheme.config.fri_config.log_blowup_factor;
     let keep = scheme.store_polynomials_coefficients;
-    let pool = &scheme.base_column_pool;
-    let polynomials = OclBackend::evaluate_polynomials(polynomials, blowup, scheme.twiddles, keep, pool);
+    let tree = tree_over(polynomials, &scheme.config, scheme.twiddles, keep, &scheme.base_column_pool);
+    mix_root(channel, tree.commitment.root());
+    scheme.trees.push(MaybeOwned::Owned(tree));
+}
+
+/// Evaluates polynomials and commits to them; `keep` says whether their coefficients stay beside the values.
+pub(crate) fn tree_over(
+    polynomials: Vec<CircleCoefficients<OclBackend>>,
+    config: &PcsConfig,
+    twiddles: &TwiddleTree<OclBackend>,
+    keep: bool,
+    pool: &BaseColumnPool<OclBackend>,
+) -> CommitmentTreeProver<OclBackend, Blake2sMerkleChannel> {
+    let blowup = config.fri_config.log_blowup_factor;
+    let polynomials = OclBackend::evaluate_polynomials(polynomials, blowup, twiddles, keep, pool);
     let largest = polynomials.iter().map(|poly| poly.evals.domain.log_size()).max().unwrap_or_default();
-    let lifting_log_size = scheme.config.lifting_log_size.unwrap_or(largest);
     let columns: Vec<_> = polynomials.iter().map(|poly| &poly.evals.values).collect();
-    let commitment = tree_of(&columns, lifting_log_size);
-    mix_root(channel, commitment.root());
-    scheme.trees.push(MaybeOwned::Owned(CommitmentTreeProver { polynomials, commitment }));
+    let commitment = tree_of(&columns, config.lifting_log_size.unwrap_or(largest));
+    CommitmentTreeProver { polynomials, commitment }
 }
 
 /// Proves that the committed traces satisfy the components. The proof is, byte for byte, that of stwo's `prove` with

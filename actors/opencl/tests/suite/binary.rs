@@ -89,6 +89,24 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn cairo_runs_are_refused_in_words() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cairo = |words: &[&str]| {
+        refusal(&gpu(folder.path(), &[&["bench", "cairo", "--backend", "simd", "--runs", "1"], words].concat(), &[]))
+    };
+    let message = cairo(&["--steps", "5"]);
+    assert!(message.contains("steps: 5") && message.contains("1000 to"), "{message}");
+    let message = cairo(&["--program", "/nonexistent"]);
+    assert!(message.contains("program: /nonexistent"), "{message}");
+    let text = folder.path().join("text");
+    std::fs::write(&text, "no program").expect("written");
+    let message = cairo(&["--program", text.to_str().expect("UTF-8")]);
+    assert!(message.contains("program") && message.contains("accepted are"), "{message}");
+    let message = cairo(&["--program", "a", "--steps", "5000"]);
+    assert!(message.contains("cannot be used with"), "{message}");
+}
+
+#[test]
 fn a_damaged_or_unwritable_cache_costs_only_time() {
     let folder = tempfile::tempdir().expect("a folder");
     let text = stdout(&gpu(folder.path(), SELF_TEST, &[]));

@@ -240,7 +240,7 @@ fn many_constraints_are_split() {
     let mut air = RandomAir::new(&mut rng, 5, 1, false);
     // Eight values, then two for each constraint.
     air.steps = vec![Step::Column(0), Step::Column(1), Step::Column(2), Step::Column(3)];
-    for k in 0..400 {
+    for k in 0..700 {
         air.steps.push(Step::Shift(k % 8, k as u32 + 2));
         air.steps.push(Step::Mul(8 + 2 * k, (k + 3) % 8));
         air.steps.push(Step::Constrain(9 + 2 * k));

@@ -1,12 +1,15 @@
 //! Real proofs, judged by the strict verifier; the values that its policy pins; refusals.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use cairo_vm::types::program::Program as VmProgram;
+use proof::policy;
+use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleChannel;
 use types::job::HashFunction;
 
 use super::*;
 use crate::local::local_statement;
+use crate::memory::Estimate;
 use crate::program::BOOTLOADER_VERSION;
 use crate::{assets, felt, fixtures, hash, sample};
 
@@ -27,7 +30,11 @@ fn request(program: &[u8], args: Option<&str>, hash_function: Option<HashFunctio
 #[test]
 fn the_policy_pins_what_this_prover_uses() {
     let mut engine = Engine::new();
-    assert_eq!(hex::encode(engine.preprocessed_root()), hex::encode(policy::PREPROCESSED_ROOT), "preprocessed root");
+    assert_eq!(
+        hex::encode(engine.preprocessed_root().unwrap()),
+        hex::encode(policy::PREPROCESSED_ROOT),
+        "preprocessed root"
+    );
     let assets = assets::assets().unwrap();
     let mut hasher = blake3::Hasher::new();
     for word in assets.bootloader.iter_data() {
@@ -143,7 +150,7 @@ fn a_proof_over_the_memory_limit_is_declined_before_it_is_started() {
 
 #[test]
 fn a_lack_of_threads_is_no_word_on_the_run() {
-    let panic = |text: &'static str| guarded::<()>("proving", || std::panic::panic_any(text));
+    let panic = |text: &'static str| caught::<()>("proving", || std::panic::panic_any(text), unprovable);
     assert!(matches!(
         panic("IOError(Os { code: 11, message: \"Resource temporarily unavailable\" })"),
         Err(ProveError::Run(RunError::Resources { .. }))

@@ -124,10 +124,10 @@ fn send(writer: &Writer, response: &Response) -> io::Result<()> {
 
 fn answer(kind: Kind, engine: &mut Engine, request: Request, writer: &Writer) -> io::Result<Response> {
     Ok(match (kind, request) {
-        (Kind::Prove, Request::WarmUp) => {
-            engine.warm_up();
-            Response::Warm
-        }
+        (Kind::Prove, Request::WarmUp) => match engine.warm_up() {
+            Ok(()) => Response::Warm,
+            Err(error) => Response::Refused(error.into()),
+        },
         (Kind::Prove, Request::Prove(body)) => {
             let failed: Arc<Mutex<Option<io::Error>>> = Arc::default();
             let result = engine.prove(ProveRequest::from(*body), report(Arc::clone(writer), Arc::clone(&failed)));

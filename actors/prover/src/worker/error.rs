@@ -6,7 +6,7 @@ use types::verdict::FailureReason;
 use crate::error::Fault;
 use crate::worker::wire::Refusal;
 
-/// Why a job has no result. The first six are the worker's own answers, the others say how it ended.
+/// Why a job has no result. The first seven are the worker's own answers, the others say how it ended.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum JobError {
     /// The input is refused, on every node alike.
@@ -46,6 +46,13 @@ pub enum JobError {
     #[error("unprovable: {detail}")]
     Unprovable {
         /// What was met.
+        detail: String,
+    },
+    /// The device that the worker computes on gave no proof. Says nothing about the job: a worker on the processor may
+    /// prove it.
+    #[error("the device gave no proof: {detail}")]
+    Device {
+        /// What the device's driver or the verifier said.
         detail: String,
     },
     /// The child could not be started.
@@ -110,8 +117,9 @@ impl JobError {
             | Self::Internal { .. }
             | Self::Memory { .. }
             | Self::Unprovable { .. } => true,
-            // What the libraries left behind after a panic or a refused allocation is anybody's guess.
+            // What the libraries left behind after a panic or a refused allocation is anybody's guess; so is a device.
             Self::Resources { .. }
+            | Self::Device { .. }
             | Self::Start { .. }
             | Self::Crashed { .. }
             | Self::OutOfMemory { .. }
@@ -133,6 +141,7 @@ impl From<Refusal> for JobError {
             Refusal::Internal { detail } => Self::Internal { detail },
             Refusal::Memory { needed, limit } => Self::Memory { needed, limit },
             Refusal::Unprovable { detail } => Self::Unprovable { detail },
+            Refusal::Device { detail } => Self::Device { detail },
         }
     }
 }

@@ -122,6 +122,7 @@ pub(crate) enum Refusal {
     Internal { detail: String },
     Memory { needed: u64, limit: u64 },
     Unprovable { detail: String },
+    Device { detail: String },
 }
 
 impl Wire for Response {
@@ -208,6 +209,7 @@ impl From<ProveError> for Refusal {
             ProveError::Run(RunError::Internal { detail }) => Self::Internal { detail: short(detail) },
             ProveError::Memory { needed, limit } => Self::Memory { needed, limit },
             ProveError::Unprovable { detail } => Self::Unprovable { detail: short(detail) },
+            ProveError::Device { detail } => Self::Device { detail: short(detail) },
         }
     }
 }
