@@ -47,7 +47,7 @@ __kernel void poseidon2(SLABS, uint table, uint params, uint cells, uint n)
         return;
     }
     __global const uint *list = COLUMN(table);
-    __global const uint *constant = COLUMN(params) + 8;
+    __global const uint *next = COLUMN(params) + 8;
     uint s[16];
 #pragma unroll
     for (uint k = 0; k < 16; k++) {
@@ -56,7 +56,7 @@ __kernel void poseidon2(SLABS, uint table, uint params, uint cells, uint n)
     uint at = 8;
 #define POSEIDON2_SBOX(value) \
     do { \
-        uint x = m31_add(value, *constant++); \
+        uint x = m31_add(value, *next++); \
         uint square = m31_mul(x, x); \
         value = m31_mul(m31_mul(square, square), x); \
         if (cells) { \
