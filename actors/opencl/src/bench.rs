@@ -22,8 +22,6 @@ pub struct Plan {
     pub log_rows: u32,
     /// Number of columns of the trace.
     pub columns: usize,
-    /// Permutations that a proof is about, if it is about any.
-    pub permutations: Option<u64>,
     /// Conjectured security, 13 or 96.
     pub security: u32,
     /// Measured runs, after one that is not.
@@ -167,7 +165,7 @@ fn report<W: Workload>(
         phases_counters: median.counters.clone(),
         verify_ms,
         proofs_per_s: 1.0 / median.total.as_secs_f64(),
-        permutations_per_s: plan.permutations.map(|count| count as f64 / median.total.as_secs_f64()),
+        permutations_per_s: workload.permutations().map(|count| count as f64 / median.total.as_secs_f64()),
         comparison: None,
         proof_bytes: bytes.len(),
         proof_sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -178,11 +176,19 @@ fn report<W: Workload>(
     })
 }
 
-/// Measures on the device, in strict mode. `make` gives the workload; where that is work, it is part of the trace.
+/// Measures on the device, in strict mode.
 ///
 /// # Errors
 /// A device failure, a wrong plan, or a proof that does not verify.
-pub fn on_device<W: Workload>(plan: &Plan, make: impl Fn() -> Result<W>, runtime: &Runtime) -> Result<Report> {
+pub fn on_device<W: Workload + Clone>(plan: &Plan, workload: &W, runtime: &Runtime) -> Result<Report> {
+    on_device_with(plan, || Ok(workload.clone()), runtime)
+}
+
+/// As [`on_device`], for workloads whose statement has to be computed: `make` does that, as part of the trace.
+///
+/// # Errors
+/// As [`on_device`], and those of `make`.
+pub fn on_device_with<W: Workload>(plan: &Plan, make: impl Fn() -> Result<W>, runtime: &Runtime) -> Result<Report> {
     let workload = make()?;
     let config = parameters(&workload, plan.security)?;
     let prepared = guarded(|| Prepared::new(&workload, config))?;
@@ -208,7 +214,15 @@ pub fn on_device<W: Workload>(plan: &Plan, make: impl Fn() -> Result<W>, runtime
 ///
 /// # Errors
 /// A wrong plan, or a proof that does not verify.
-pub fn on_host<W: Workload>(plan: &Plan, make: impl Fn() -> Result<W>) -> Result<Report> {
+pub fn on_host<W: Workload + Clone>(plan: &Plan, workload: &W) -> Result<Report> {
+    on_host_with(plan, || Ok(workload.clone()))
+}
+
+/// As [`on_host`], for workloads whose statement has to be computed: `make` does that, as part of the trace.
+///
+/// # Errors
+/// As [`on_host`], and those of `make`.
+pub fn on_host_with<W: Workload>(plan: &Plan, make: impl Fn() -> Result<W>) -> Result<Report> {
     let workload = make()?;
     let config = parameters(&workload, plan.security)?;
     let prepared = guarded(|| Prepared::new(&workload, config))?;

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use opencl::air::Workload;
 use opencl::air::poseidon2::{self, Poseidon2};
 use opencl::air::wide_fibonacci::WideFibonacci;
-use opencl::bench::{Plan, Report, compare, on_device, on_host, text};
+use opencl::bench::{Plan, Report, compare, on_device_with, on_host_with, text};
 use opencl::device::{CacheReport, Choice, DeviceInfo, Listing, Options, Runtime, list, open};
 use opencl::error::{Error, Result};
 use opencl::self_test::{Passed, Selection, Size};
@@ -281,7 +281,7 @@ fn bench(options: &BenchAir) -> Result<Report> {
         Air::WideFibonacci => {
             let columns = options.columns.unwrap_or(WIDE_COLUMNS) as usize;
             let make = || Ok(WideFibonacci { log_rows, columns });
-            measure(options, columns, None, make, make)
+            measure(options, columns, make, make)
         }
         Air::Poseidon2 => {
             if let Some(columns) = options.columns {
@@ -294,7 +294,7 @@ fn bench(options: &BenchAir) -> Result<Report> {
             let seed = SEED.map(BaseField::from_u32_unchecked);
             let on_device = || Poseidon2::on_device(log_rows, seed);
             let on_host = || Ok(Poseidon2::on_host(log_rows, seed));
-            measure(options, poseidon2::COLUMNS, Some(1 << log_rows), on_device, on_host)
+            measure(options, poseidon2::COLUMNS, on_device, on_host)
         }
     }
 }
@@ -302,7 +302,6 @@ fn bench(options: &BenchAir) -> Result<Report> {
 fn measure<W: Workload>(
     options: &BenchAir,
     columns: usize,
-    permutations: Option<u64>,
     make_on_device: impl Fn() -> Result<W>,
     make_on_host: impl Fn() -> Result<W>,
 ) -> Result<Report> {
@@ -310,17 +309,16 @@ fn measure<W: Workload>(
         air: options.air.name(),
         log_rows: options.log_rows,
         columns,
-        permutations,
         security: options.security,
         runs: options.runs as usize,
         verify: options.verify,
     };
     match options.backend {
-        Backend::Simd => on_host(&plan, make_on_host),
+        Backend::Simd => on_host_with(&plan, make_on_host),
         Backend::Opencl => {
-            let mut report = on_device(&plan, make_on_device, options.device.open()?)?;
+            let mut report = on_device_with(&plan, make_on_device, options.device.open()?)?;
             if options.compare {
-                compare(&mut report, on_host(&plan, make_on_host)?)?;
+                compare(&mut report, on_host_with(&plan, make_on_host)?)?;
             }
             Ok(report)
         }

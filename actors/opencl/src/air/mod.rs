@@ -48,6 +48,11 @@ pub trait Workload {
     /// What is proven, in words that enter the transcript first.
     fn statement(&self) -> Vec<u32>;
 
+    /// Permutations that a proof is about, if it is about any: what its speed is counted in.
+    fn permutations(&self) -> Option<u64> {
+        None
+    }
+
     /// Columns that depend on nothing but the number of rows, made on the device. The verifier knows their commitment.
     fn device_fixed(&self) -> TraceColumns<OclBackend> {
         Vec::new()

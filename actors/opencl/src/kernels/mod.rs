@@ -8,6 +8,7 @@ const FIXED: &str = concat!(
     include_str!("columns.cl"),
     include_str!("twiddles.cl"),
     include_str!("blake2s.cl"),
+    include_str!("merkle_top.cl"),
     include_str!("quotients.cl"),
     include_str!("fri.cl"),
     include_str!("sampling.cl"),
@@ -32,6 +33,11 @@ pub(crate) const TILE_LAYERS: u32 = 12;
 pub(crate) const TILE_ITEMS: usize = 256;
 /// Bytes of local memory of a tile.
 pub(crate) const TILE_BYTES: u64 = 4 * (4096 + 256);
+
+/// Logarithm of the nodes from which one work-group makes the rest of a tree.
+pub(crate) const TOP_LOG: u32 = 9;
+/// Items of that work-group.
+pub(crate) const TOP_ITEMS: usize = 256;
 
 /// Names of the transform kernels by direction and number of layers less one.
 pub(crate) const FORWARD: [&str; 5] =
@@ -66,6 +72,8 @@ pub(crate) const LIBRARY_KERNELS: &[&str] = &[
     "merkle_leaves",
     "merkle_layer",
     "merkle_layers_3",
+    "merkle_top",
+    "merkle_small",
     "pack_leaves",
     "grind",
     "numerators",

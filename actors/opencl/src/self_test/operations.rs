@@ -1,5 +1,6 @@
 //! Trees, sums, quotients, folds and the proof of work against stwo's own backends.
 
+use crate::backend::tree_of;
 use crate::{OclBackend, OclColumn};
 use stwo::core::channel::{Blake2sChannel, Channel};
 use stwo::core::circle::{CirclePoint, SECURE_FIELD_CIRCLE_GEN};
@@ -29,7 +30,10 @@ type OclTree = MerkleProverLifted<OclBackend, Blake2sMerkleHasher>;
 
 pub(super) fn trees_are_stwos(on: &Context) {
     let mut rng = rng(20);
-    let cases: [(&[u32], u32); 8] = [
+    let cases: [(&[u32], u32); 11] = [
+        (&[10; 4], 10),
+        (&[9; 4], 9),
+        (&[13, 12, 11], 13),
         (&[], 0),
         (&[1], 1),
         (&[3; 4], 3),
@@ -40,14 +44,23 @@ pub(super) fn trees_are_stwos(on: &Context) {
         (&[2, 8, 8, 5, 5, 5, 1, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8], 8),
     ];
     let large: (&[u32], u32) = (&[18; 20], 18);
-    for (logs, lifting) in cases.into_iter().chain(on.large().then_some(large)) {
+    let cases = cases.into_iter().chain(on.large().then_some(large));
+    for (logs, lifting) in cases.filter(|(_, lifting)| on.wants(*lifting) || *lifting == 10) {
         let columns: Vec<_> = logs.iter().map(|log| base_values(&mut rng, 1 << log)).collect();
         let copies: Vec<_> = columns.iter().map(|values| OclColumn::from_cpu(values)).collect();
         let expected = CpuTree::commit(columns.iter().collect(), lifting, 0);
-        let tree = OclTree::commit(copies.iter().collect(), lifting, 0);
-        assert_eq!(tree.layers.len(), expected.layers.len());
-        for (layer, expected) in tree.layers.iter().zip(&expected.layers) {
-            assert!(layer.to_cpu() == *expected, "{logs:?} lifted to 2^{lifting}");
+        let columns: Vec<_> = copies.iter().collect();
+        // stwo's own order of calls, then ours, with and without local memory.
+        let mut trees = vec![OclTree::commit(columns.clone(), lifting, 0)];
+        for tiles in [false, true] {
+            on.runtime.set_tiles(tiles);
+            trees.push(tree_of(&columns, lifting));
+        }
+        for (path, tree) in trees.iter().enumerate() {
+            assert_eq!(tree.layers.len(), expected.layers.len());
+            for (layer, expected) in tree.layers.iter().zip(&expected.layers) {
+                assert!(layer.to_cpu() == *expected, "{logs:?} lifted to 2^{lifting}, path {path}");
+            }
         }
     }
     let values = secure_columns(&mut rng, 64);
@@ -149,7 +162,7 @@ pub(super) fn quotients_are_stwos(_: &Context) {
 
 pub(super) fn the_proof_of_work_is_that_of_simd(on: &Context) {
     let mut channel = Blake2sChannel::default();
-    for bits in [0, 1, 5, 10, 14].into_iter().filter(|bits| on.wants(*bits)) {
+    for bits in [0, 1, 5, 10, 14].into_iter().filter(|bits| on.size > Size::Tiny || *bits == 5) {
         for round in 0..if on.size == Size::Tiny { 1 } else { 3 } {
             channel.mix_u64(round);
             let nonce = OclBackend::grind(&channel, bits);

@@ -224,6 +224,10 @@ impl Workload for Poseidon2 {
         words
     }
 
+    fn permutations(&self) -> Option<u64> {
+        Some(1 << self.log_rows)
+    }
+
     fn device_fixed(&self) -> TraceColumns<OclBackend> {
         let rows = 1_usize << self.log_rows;
         let column = OclColumn::<BaseField>::undefined(rows);
