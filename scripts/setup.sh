@@ -3,7 +3,7 @@
 # crate and the bootloader assets. Safe to run again: a second run only looks and takes about a second.
 #
 # Usage: scripts/setup.sh [--checks]
-#   --checks   also installs what only scripts/test.sh needs (shellcheck)
+#   --checks   also installs what only scripts/test.sh needs (shellcheck, oclgrind)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -199,7 +199,7 @@ case "${1-}" in
     --checks) checks=true ;;
     *) echo "usage: scripts/setup.sh [--checks]" >&2 && exit 2 ;;
 esac
-if $checks; then packages+=(shellcheck); fi
+if $checks; then packages+=(shellcheck oclgrind); fi
 
 install_packages
 install_toolchain

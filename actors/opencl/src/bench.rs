@@ -8,8 +8,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use stwo::core::pcs::PcsConfig;
 
-use crate::air::{Workload, parameters, proof_bytes, prove_on_device, prove_simd, twiddles, verify};
-use crate::device::{Counters, Runtime, phase_times, reset_phases};
+use crate::air::{Prepared, Workload, fixed_root, parameters, proof_bytes, prove_on_device, prove_simd, verify};
+use crate::device::{Counters, Runtime, host_phase, phase, phase_costs, reset_phases};
 use crate::error::{Error, Result, guarded};
 use crate::prove::Proof;
 
@@ -55,10 +55,18 @@ pub struct Report {
     pub range_ms: [f64; 2],
     /// Phases of the median run.
     pub phases_ms: BTreeMap<String, f64>,
-    /// Verification, if asked for.
+    /// What was started and moved in the phases of the median run; empty on the host.
+    pub phases_counters: BTreeMap<String, Counters>,
+    /// Verification, if asked for; the commitment to the fixed columns is known before.
     pub verify_ms: Option<f64>,
     /// Proofs per second, one after the other.
     pub proofs_per_s: f64,
+    /// Permutations per second, for workloads that are about permutations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permutations_per_s: Option<f64>,
+    /// The same proof with `SimdBackend` in the same run, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
     /// Size of the proof.
     pub proof_bytes: usize,
     /// SHA-256 of the proof.
@@ -73,10 +81,22 @@ pub struct Report {
     pub counters: Counters,
 }
 
+/// The host's side of a comparison.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// Number of host threads, in words.
+    pub device: String,
+    /// Median time.
+    pub total_ms: f64,
+    /// How many times longer the host takes.
+    pub speed_up: f64,
+}
+
 /// One measured run.
 struct Run {
     total: Duration,
     phases: BTreeMap<String, f64>,
+    counters: BTreeMap<String, Counters>,
 }
 
 fn milliseconds(time: Duration) -> f64 {
@@ -99,8 +119,11 @@ fn measure(plan: &Plan, mut once: impl FnMut() -> Result<Proof>) -> Result<(Vec<
         let start = Instant::now();
         proof = once()?;
         let total = start.elapsed();
-        let phases = phase_times().into_iter().map(|(name, time)| (name.to_owned(), milliseconds(time))).collect();
-        runs.push(Run { total, phases });
+        let costs = phase_costs();
+        let phases = costs.iter().map(|(name, cost)| ((*name).to_owned(), milliseconds(cost.time))).collect();
+        let counters = costs.into_iter().filter(|(_, cost)| cost.counters != Counters::default());
+        let counters = counters.map(|(name, cost)| (name.to_owned(), cost.counters)).collect();
+        runs.push(Run { total, phases, counters });
     }
     runs.sort_by_key(|run| run.total);
     Ok((runs, proof))
@@ -117,6 +140,7 @@ fn report<W: Workload>(
         return Err(Error::Input { field: "runs", value: "0".to_owned(), limit: "1 at least".to_owned() });
     };
     let verify_ms = if plan.verify {
+        fixed_root(workload, config)?;
         let start = Instant::now();
         verify(workload, config, &proof)?;
         Some(milliseconds(start.elapsed()))
@@ -138,8 +162,11 @@ fn report<W: Workload>(
         total_ms: milliseconds(median.total),
         range_ms: [milliseconds(first.total), milliseconds(last.total)],
         phases_ms: median.phases.clone(),
+        phases_counters: median.counters.clone(),
         verify_ms,
         proofs_per_s: 1.0 / median.total.as_secs_f64(),
+        permutations_per_s: workload.permutations().map(|count| count as f64 / median.total.as_secs_f64()),
+        comparison: None,
         proof_bytes: bytes.len(),
         proof_sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
         verified: plan.verify,
@@ -153,21 +180,31 @@ fn report<W: Workload>(
 ///
 /// # Errors
 /// A device failure, a wrong plan, or a proof that does not verify.
-pub fn on_device<W: Workload>(plan: &Plan, workload: &W, runtime: &Runtime) -> Result<Report> {
-    let config = parameters(workload, plan.security)?;
-    let trees = guarded(|| twiddles(workload, config))?;
+pub fn on_device<W: Workload + Clone>(plan: &Plan, workload: &W, runtime: &Runtime) -> Result<Report> {
+    on_device_with(plan, || Ok(workload.clone()), runtime)
+}
+
+/// As [`on_device`], for workloads whose statement has to be computed: `make` does that, as part of the trace.
+///
+/// # Errors
+/// As [`on_device`], and those of `make`.
+pub fn on_device_with<W: Workload>(plan: &Plan, make: impl Fn() -> Result<W>, runtime: &Runtime) -> Result<Report> {
+    let workload = make()?;
+    let config = parameters(&workload, plan.security)?;
+    let prepared = guarded(|| Prepared::new(&workload, config))?;
     runtime.reset_peak();
     runtime.set_strict(true);
     let mut before = runtime.counters();
     let measured = measure(plan, || {
         before = runtime.counters();
-        prove_on_device(workload, config, &trees)
+        let workload = phase("trace", &make)?;
+        prove_on_device(&workload, config, &prepared)
     });
     runtime.set_strict(false);
     let counters = runtime.counters().since(&before);
     let info = runtime.info();
     let names = ["opencl".to_owned(), info.name.clone(), info.driver.clone()];
-    let mut report = report(plan, workload, config, names, measured?)?;
+    let mut report = report(plan, &workload, config, names, measured?)?;
     report.peak_device_bytes = runtime.memory().1;
     report.counters = counters;
     Ok(report)
@@ -177,12 +214,47 @@ pub fn on_device<W: Workload>(plan: &Plan, workload: &W, runtime: &Runtime) -> R
 ///
 /// # Errors
 /// A wrong plan, or a proof that does not verify.
-pub fn on_host<W: Workload>(plan: &Plan, workload: &W) -> Result<Report> {
-    let config = parameters(workload, plan.security)?;
-    let trees = twiddles(workload, config);
-    let measured = measure(plan, || prove_simd(workload, config, &trees))?;
+pub fn on_host<W: Workload + Clone>(plan: &Plan, workload: &W) -> Result<Report> {
+    on_host_with(plan, || Ok(workload.clone()))
+}
+
+/// As [`on_host`], for workloads whose statement has to be computed: `make` does that, as part of the trace.
+///
+/// # Errors
+/// As [`on_host`], and those of `make`.
+pub fn on_host_with<W: Workload>(plan: &Plan, make: impl Fn() -> Result<W>) -> Result<Report> {
+    let workload = make()?;
+    let config = parameters(&workload, plan.security)?;
+    let prepared = guarded(|| Prepared::new(&workload, config))?;
+    let measured = measure(plan, || {
+        let workload = host_phase("trace", &make)?;
+        prove_simd(&workload, config, &prepared)
+    })?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    report(plan, workload, config, ["simd".to_owned(), format!("{threads} host threads"), String::new()], measured)
+    report(plan, &workload, config, ["simd".to_owned(), format!("{threads} host threads"), String::new()], measured)
+}
+
+/// Adds what the host took for the same proof in the same run.
+///
+/// # Errors
+/// [`Error::Unverified`] if the two proofs differ.
+pub fn compare(report: &mut Report, host: Report) -> Result<()> {
+    if report.proof_sha256 != host.proof_sha256 {
+        return Err(Error::Unverified(format!("the device's proof differs from the one of {}", host.device)));
+    }
+    let speed_up = host.total_ms / report.total_ms;
+    report.comparison = Some(Comparison { device: host.device, total_ms: host.total_ms, speed_up });
+    Ok(())
+}
+
+fn phase_line(name: &str, time: f64, counters: Option<&Counters>) -> String {
+    let moved = counters.map_or_else(String::new, |counters| {
+        format!(
+            "  {:>5} kernels, {:>5} writes, {:>3} reads, {} bytes up, {} down",
+            counters.kernels, counters.writes, counters.reads, counters.bytes_to_device, counters.bytes_to_host
+        )
+    });
+    format!("  {name:<13}{time:>10.3} ms{moved}")
 }
 
 /// The report for a reader.
@@ -205,7 +277,13 @@ pub fn text(report: &Report) -> String {
             report.total_ms, report.runs, report.range_ms[0], report.range_ms[1], report.proofs_per_s
         ),
     ];
-    lines.extend(report.phases_ms.iter().map(|(name, time)| format!("  {name:<13}{time:>10.3} ms")));
+    if let Some(rate) = report.permutations_per_s {
+        lines.push(format!("  permutations {rate:>10.0} per second"));
+    }
+    if let Some(host) = &report.comparison {
+        lines.push(format!("  SIMD         {:>10.3} ms on {}: {:.2} times", host.total_ms, host.device, host.speed_up));
+    }
+    lines.extend(report.phases_ms.iter().map(|(name, time)| phase_line(name, *time, report.phases_counters.get(name))));
     if let Some(time) = report.verify_ms {
         lines.push(format!("  verification {time:>10.3} ms, accepted by stwo's verifier"));
     }
@@ -219,8 +297,8 @@ pub fn text(report: &Report) -> String {
     if report.counters.kernels > 0 {
         let counters = report.counters;
         lines.push(format!(
-            "  device       {:>10} kernels, {} bytes up, {} bytes down in {} reads",
-            counters.kernels, counters.bytes_to_device, counters.bytes_to_host, counters.reads
+            "  device       {:>10} kernels, {} bytes up in {} writes, {} bytes down in {} reads",
+            counters.kernels, counters.bytes_to_device, counters.writes, counters.bytes_to_host, counters.reads
         ));
     }
     lines.join("\n")

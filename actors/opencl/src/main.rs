@@ -6,11 +6,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use opencl::air::Workload;
+use opencl::air::poseidon2::{self, Poseidon2};
 use opencl::air::wide_fibonacci::WideFibonacci;
-use opencl::bench::{Plan, Report, on_device, on_host, text};
-use opencl::device::{Choice, DeviceInfo, Listing, Options, Runtime, list, open};
+use opencl::bench::{Plan, Report, compare, on_device_with, on_host_with, text};
+use opencl::device::{CacheReport, Choice, DeviceInfo, Listing, Options, Runtime, list, open};
 use opencl::error::{Error, Result};
+use opencl::self_test::{Passed, Selection, Size};
 use opencl::{cairo, probe, self_test};
+use stwo::core::fields::m31::BaseField;
 
 /// Proves on OpenCL devices.
 #[derive(Debug, Parser)]
@@ -33,13 +36,22 @@ enum Command {
         #[command(subcommand)]
         what: Bench,
     },
-    /// Compares the kernels with the host's answers.
+    /// Runs the correctness suite: kernels and proofs against the host's answers.
     SelfTest {
         #[command(flatten)]
         device: DeviceArgs,
         /// Also the sizes that take minutes without a GPU.
         #[arg(long)]
         large: bool,
+        /// Only sizes that a tool which interprets kernels can take.
+        #[arg(long, conflicts_with = "large")]
+        tiny: bool,
+        /// Only the checks whose names contain one of these, separated by commas.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Prints the devices as JSON; run in a child process by `devices`.
     #[command(name = probe::COMMAND, hide = true)]
@@ -95,6 +107,9 @@ struct DeviceArgs {
     /// Take the host's processor if there is no GPU: for tests, slower than the CPU prover.
     #[arg(long)]
     allow_cpu: bool,
+    /// Keep transforms in registers, as on devices with little local memory.
+    #[arg(long)]
+    no_tiles: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -106,7 +121,23 @@ enum Backend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Air {
     WideFibonacci,
+    Poseidon2,
 }
+
+impl Air {
+    fn name(self) -> &'static str {
+        match self {
+            Self::WideFibonacci => "wide-fibonacci",
+            Self::Poseidon2 => "poseidon2",
+        }
+    }
+}
+
+/// Columns of wide Fibonacci unless the command line says otherwise.
+const WIDE_COLUMNS: u32 = 100;
+/// The seed of benchmarks of Poseidon2: eight words of no meaning.
+const SEED: [u32; poseidon2::WORDS] =
+    [0x0102_0304, 0x1112_1314, 0x2122_2324, 0x3132_3334, 0x4142_4344, 0x5152_5354, 0x6162_6364, 0x7172_7374];
 
 #[derive(Debug, Args)]
 struct BenchAir {
@@ -116,9 +147,9 @@ struct BenchAir {
     /// Logarithm of the number of rows.
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=26))]
     log_rows: u32,
-    /// Number of columns.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(3..=4096))]
-    columns: u32,
+    /// Number of columns of wide Fibonacci, 100 by default; Poseidon2 has a fixed number.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(3..=4096))]
+    columns: Option<u32>,
     /// Where to prove.
     #[arg(long, value_enum)]
     backend: Backend,
@@ -128,6 +159,9 @@ struct BenchAir {
     /// Verify the proof with stwo's verifier.
     #[arg(long)]
     verify: bool,
+    /// Measure `SimdBackend` in the same run, and say how many times longer it takes.
+    #[arg(long)]
+    compare: bool,
     /// Measured runs.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
@@ -151,6 +185,7 @@ impl DeviceArgs {
         let options = self.options();
         let runtime = open(&options)?;
         self_test::ensure(runtime, options.cache.as_deref())?;
+        runtime.set_tiles(!self.no_tiles);
         Ok(runtime)
     }
 }
@@ -184,20 +219,15 @@ fn run(command: Command) -> Result<String> {
             if as_json { json(&listing) } else { Ok(table(&listing)) }
         }
         Command::Probe => json(&list()?),
-        Command::SelfTest { device, large } => {
+        Command::SelfTest { device, large, tiny, only, json: as_json } => {
             let runtime = open(&device.options())?;
-            let passed = self_test::run(runtime, large)?;
-            let line = |test: &self_test::Passed| {
-                format!("passed  {:<22} {:>9.1} ms", test.name, test.time.as_secs_f64() * 1e3)
+            let size = match (tiny, large) {
+                (true, _) => Size::Tiny,
+                (false, true) => Size::Large,
+                (false, false) => Size::Small,
             };
-            let mut lines: Vec<String> = passed.iter().map(line).collect();
-            let (info, cache) = (runtime.info(), runtime.cache_report());
-            lines.push(format!("device  {} ({}, driver {})", info.name, info.version, info.driver));
-            lines.push(format!(
-                "kernels {} loaded, {} compiled, {} damaged in the cache, {} not cached",
-                cache.loaded, cache.compiled, cache.broken, cache.unwritten
-            ));
-            Ok(lines.join("\n"))
+            let passed = self_test::run(runtime, &Selection { only, size })?;
+            if as_json { json(&SelfTestReport::new(runtime, passed)) } else { Ok(self_test_text(runtime, &passed)) }
         }
         Command::Bench { what: Bench::Air(options) } => {
             let report = bench(&options)?;
@@ -219,27 +249,79 @@ fn run(command: Command) -> Result<String> {
     }
 }
 
+/// The outcome of a self-test, as printed with `--json`.
+#[derive(serde::Serialize)]
+struct SelfTestReport {
+    device: DeviceInfo,
+    cache: CacheReport,
+    passed: Vec<Passed>,
+}
+
+impl SelfTestReport {
+    fn new(runtime: &Runtime, passed: Vec<Passed>) -> Self {
+        Self { device: runtime.info().clone(), cache: runtime.cache_report(), passed }
+    }
+}
+
+fn self_test_text(runtime: &Runtime, passed: &[Passed]) -> String {
+    let line = |check: &Passed| format!("passed  {:<50} {:>10.1} ms", check.name, check.milliseconds);
+    let mut lines: Vec<String> = passed.iter().map(line).collect();
+    let (info, cache) = (runtime.info(), runtime.cache_report());
+    lines.push(format!("device  {} ({}, driver {})", info.name, info.version, info.driver));
+    lines.push(format!(
+        "kernels {} loaded, {} compiled, {} damaged in the cache, {} not cached",
+        cache.loaded, cache.compiled, cache.broken, cache.unwritten
+    ));
+    lines.join("\n")
+}
+
 fn bench(options: &BenchAir) -> Result<Report> {
-    let columns = options.columns as usize;
+    let log_rows = options.log_rows;
     match options.air {
         Air::WideFibonacci => {
-            measure(options, "wide-fibonacci", &WideFibonacci { log_rows: options.log_rows, columns })
+            let columns = options.columns.unwrap_or(WIDE_COLUMNS) as usize;
+            let make = || Ok(WideFibonacci { log_rows, columns });
+            measure(options, columns, make, make)
+        }
+        Air::Poseidon2 => {
+            if let Some(columns) = options.columns {
+                return Err(Error::Input {
+                    field: "columns",
+                    value: columns.to_string(),
+                    limit: format!("poseidon2 always has {}: leave the option out", poseidon2::COLUMNS),
+                });
+            }
+            let seed = SEED.map(BaseField::from_u32_unchecked);
+            let on_device = || Poseidon2::on_device(log_rows, seed);
+            let on_host = || Ok(Poseidon2::on_host(log_rows, seed));
+            measure(options, poseidon2::COLUMNS, on_device, on_host)
         }
     }
 }
 
-fn measure<W: Workload>(options: &BenchAir, air: &'static str, workload: &W) -> Result<Report> {
+fn measure<W: Workload>(
+    options: &BenchAir,
+    columns: usize,
+    make_on_device: impl Fn() -> Result<W>,
+    make_on_host: impl Fn() -> Result<W>,
+) -> Result<Report> {
     let plan = Plan {
-        air,
+        air: options.air.name(),
         log_rows: options.log_rows,
-        columns: options.columns as usize,
+        columns,
         security: options.security,
         runs: options.runs as usize,
         verify: options.verify,
     };
     match options.backend {
-        Backend::Simd => on_host(&plan, workload),
-        Backend::Opencl => on_device(&plan, workload, options.device.open()?),
+        Backend::Simd => on_host_with(&plan, make_on_host),
+        Backend::Opencl => {
+            let mut report = on_device_with(&plan, make_on_device, options.device.open()?)?;
+            if options.compare {
+                compare(&mut report, on_host_with(&plan, make_on_host)?)?;
+            }
+            Ok(report)
+        }
     }
 }
 

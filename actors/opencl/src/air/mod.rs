@@ -1,26 +1,35 @@
 //! Workloads with traces made on the device, and how a proof of one is made with either backend and verified. The
 //! statement enters the transcript before the first commitment.
 
+pub mod poseidon2;
 pub mod wide_fibonacci;
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use stwo::core::air::Component;
+use stwo::core::channel::MerkleChannel;
 use stwo::core::channel::{Blake2sChannel, Channel};
 use stwo::core::fields::m31::BaseField;
 use stwo::core::fields::qm31::SecureField;
 use stwo::core::fri::FriConfig;
 use stwo::core::pcs::{CommitmentSchemeVerifier, PcsConfig};
 use stwo::core::poly::circle::CanonicCoset;
+use stwo::core::utils::MaybeOwned;
+use stwo::core::vcs::blake2_hash::Blake2sHash;
 use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleChannel;
 use stwo::core::verifier::verify as stwo_verify;
+use stwo::prover::backend::BackendForChannel;
 use stwo::prover::backend::simd::SimdBackend;
+use stwo::prover::mempool::BaseColumnPool;
 use stwo::prover::poly::BitReversedOrder;
 use stwo::prover::poly::circle::{CircleEvaluation, PolyOps};
 use stwo::prover::poly::twiddles::TwiddleTree;
-use stwo::prover::{CommitmentSchemeProver, ComponentProver, prove as stwo_prove};
+use stwo::prover::{CommitmentSchemeProver, CommitmentTreeProver, ComponentProver, prove as stwo_prove};
 use stwo_constraint_framework::{FrameworkComponent, FrameworkEval, TraceLocationAllocator};
 
 use crate::backend::OclBackend;
-use crate::device::{phase, runtime};
+use crate::device::{host_phase, phase, runtime};
 use crate::error::{Error, Result, guarded};
 use crate::prove::estimate::{Shape, device_bytes};
 use crate::prove::{Proof, Scheme, commit as device_commit, prove};
@@ -38,6 +47,21 @@ pub trait Workload {
 
     /// What is proven, in words that enter the transcript first.
     fn statement(&self) -> Vec<u32>;
+
+    /// Permutations that a proof is about, if it is about any: what its speed is counted in.
+    fn permutations(&self) -> Option<u64> {
+        None
+    }
+
+    /// Columns that depend on nothing but the number of rows, made on the device. The verifier knows their commitment.
+    fn device_fixed(&self) -> TraceColumns<OclBackend> {
+        Vec::new()
+    }
+
+    /// The same columns, made on the host.
+    fn simd_fixed(&self) -> TraceColumns<SimdBackend> {
+        Vec::new()
+    }
 
     /// The trace, made on the device.
     fn device_trace(&self) -> TraceColumns<OclBackend>;
@@ -88,12 +112,91 @@ fn channel<W: Workload>(workload: &W, config: PcsConfig) -> Blake2sChannel {
     channel
 }
 
-/// The twiddles that a proof of this workload needs; keep them between proofs of one size.
-pub fn twiddles<B: PolyOps, W: Workload>(workload: &W, config: PcsConfig) -> TwiddleTree<B> {
-    // The composition polynomial is interpolated on a domain of its degree and committed in two halves.
-    let bound = workload.eval().max_constraint_log_degree_bound();
-    let log_size = bound.max(bound - 1 + config.fri_config.log_blowup_factor);
-    B::precompute_twiddles(CanonicCoset::new(log_size).half_coset())
+/// A backend that can make a workload's fixed columns.
+pub trait FixedColumns: BackendForChannel<Blake2sMerkleChannel> {
+    /// The columns.
+    fn fixed<W: Workload>(workload: &W) -> TraceColumns<Self>;
+}
+
+impl FixedColumns for OclBackend {
+    fn fixed<W: Workload>(workload: &W) -> TraceColumns<Self> {
+        workload.device_fixed()
+    }
+}
+
+impl FixedColumns for SimdBackend {
+    fn fixed<W: Workload>(workload: &W) -> TraceColumns<Self> {
+        workload.simd_fixed()
+    }
+}
+
+/// What proofs of one workload and size share: the twiddles and the commitment to the fixed columns. Keep it between
+/// them.
+pub struct Prepared<B: BackendForChannel<Blake2sMerkleChannel>> {
+    twiddles: TwiddleTree<B>,
+    fixed: CommitmentTreeProver<B, Blake2sMerkleChannel>,
+}
+
+impl<B: FixedColumns> Prepared<B> {
+    /// Computes it.
+    pub fn new<W: Workload>(workload: &W, config: PcsConfig) -> Self {
+        // The composition polynomial is interpolated on a domain of its degree and committed in two halves.
+        let bound = workload.eval().max_constraint_log_degree_bound();
+        let blowup = config.fri_config.log_blowup_factor;
+        let log_size = bound.max(bound - 1 + blowup);
+        let twiddles = B::precompute_twiddles(CanonicCoset::new(log_size).half_coset());
+        let columns = B::interpolate_columns(B::fixed(workload), &twiddles);
+        let pool = BaseColumnPool::new();
+        let fixed = CommitmentTreeProver::new(columns, blowup, &twiddles, true, config.lifting_log_size, &pool);
+        Self { twiddles, fixed }
+    }
+
+    /// A scheme that holds the fixed columns' tree; its root is mixed into the transcript.
+    fn scheme(
+        &self,
+        config: PcsConfig,
+        channel: &mut Blake2sChannel,
+    ) -> CommitmentSchemeProver<'_, B, Blake2sMerkleChannel> {
+        let mut scheme = CommitmentSchemeProver::new(config, &self.twiddles);
+        scheme.set_store_polynomials_coefficients();
+        Blake2sMerkleChannel::mix_root(channel, self.fixed.commitment.root());
+        scheme.trees.push(MaybeOwned::Borrowed(&self.fixed));
+        scheme
+    }
+
+    /// Bytes of the fixed columns' hashes.
+    fn tree_bytes(&self) -> u64 {
+        if self.fixed.polynomials.is_empty() { 0 } else { HASH_BYTES << self.fixed.commitment.layers.len() }
+    }
+}
+
+/// Bytes of a hash.
+const HASH_BYTES: u64 = 32;
+
+/// The root of the tree over a workload's fixed columns, which a verifier computes once per size and parameters.
+///
+/// # Errors
+/// [`Error::Panic`] if stwo cannot commit to them.
+pub fn fixed_root<W: Workload>(workload: &W, config: PcsConfig) -> Result<Blake2sHash> {
+    type Key = (&'static str, u32, u32, Option<u32>);
+    static ROOTS: Mutex<Option<HashMap<Key, Blake2sHash>>> = Mutex::new(None);
+    let blowup = config.fri_config.log_blowup_factor;
+    let key = (std::any::type_name::<W>(), workload.eval().log_size(), blowup, config.lifting_log_size);
+    let known = |roots: &mut Option<HashMap<Key, Blake2sHash>>| roots.get_or_insert_default().get(&key).copied();
+    if let Some(root) = known(&mut ROOTS.lock().unwrap_or_else(PoisonError::into_inner)) {
+        return Ok(root);
+    }
+    let root = guarded(|| Prepared::<SimdBackend>::new(workload, config).fixed.commitment.root())?;
+    ROOTS.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert(key, root);
+    Ok(root)
+}
+
+/// Bytes of device memory that a proof has in use at once at most, `prepared` included.
+pub fn needed_bytes<W: Workload>(workload: &W, config: PcsConfig, prepared: &Prepared<OclBackend>) -> u64 {
+    let columns = component(workload).trace_log_degree_bounds().iter().map(Vec::len).sum();
+    let eval = workload.eval();
+    let shape = Shape { log_rows: eval.log_size(), columns, log_degree: eval.max_constraint_log_degree_bound() };
+    device_bytes(shape, config) + prepared.tree_bytes()
 }
 
 /// Makes a proof on the device; the times of its phases are in [`crate::device::phase_times`]. A proof that would not
@@ -101,24 +204,15 @@ pub fn twiddles<B: PolyOps, W: Workload>(workload: &W, config: PcsConfig) -> Twi
 ///
 /// # Errors
 /// [`Error::OutOfMemory`], or a device failure.
-pub fn prove_on_device<W: Workload>(
-    workload: &W,
-    config: PcsConfig,
-    twiddles: &TwiddleTree<OclBackend>,
-) -> Result<Proof> {
+pub fn prove_on_device<W: Workload>(workload: &W, config: PcsConfig, prepared: &Prepared<OclBackend>) -> Result<Proof> {
     let component = component(workload);
-    let columns = component.trace_log_degree_bounds().iter().map(Vec::len).sum();
-    let eval = workload.eval();
-    let shape = Shape { log_rows: eval.log_size(), columns, log_degree: eval.max_constraint_log_degree_bound() };
-    runtime().must_fit(device_bytes(shape, config))?;
+    runtime().must_fit(needed_bytes(workload, config, prepared))?;
     let mut channel = channel(workload, config);
     let scheme = guarded(|| {
         let trace = phase("trace", || workload.device_trace());
         phase("commit", || {
-            let mut scheme = Scheme::new(config, twiddles);
-            scheme.set_store_polynomials_coefficients();
-            device_commit(&mut scheme, Vec::new(), &mut channel);
-            let polynomials = OclBackend::interpolate_columns(trace, twiddles);
+            let mut scheme: Scheme<'_> = prepared.scheme(config, &mut channel);
+            let polynomials = OclBackend::interpolate_columns(trace, &prepared.twiddles);
             device_commit(&mut scheme, polynomials, &mut channel);
             scheme
         })
@@ -143,36 +237,40 @@ pub enum Maker {
 pub fn prove_checked<W: Workload>(
     workload: &W,
     config: PcsConfig,
-    twiddles_on_device: &TwiddleTree<OclBackend>,
+    prepared: &Prepared<OclBackend>,
 ) -> Result<(Proof, Maker)> {
-    let on_device = prove_on_device(workload, config, twiddles_on_device)
-        .and_then(|proof| verify(workload, config, &proof).map(|()| proof));
+    let on_device =
+        prove_on_device(workload, config, prepared).and_then(|proof| verify(workload, config, &proof).map(|()| proof));
     match on_device {
         Ok(proof) => Ok((proof, Maker::Device)),
         Err(reason) => {
             tracing::warn!(%reason, "the device gives no proof: the host makes it");
-            let proof = prove_simd(workload, config, &twiddles(workload, config))?;
+            let proof = prove_simd(workload, config, &Prepared::new(workload, config))?;
             verify(workload, config, &proof)?;
             Ok((proof, Maker::Host(reason)))
         }
     }
 }
 
-/// Makes the proof with stwo's `SimdBackend` on the host's cores.
+/// Makes the proof with stwo's `SimdBackend` on the host's cores. Its phases are trace, commit and prove: stwo does the
+/// rest in one call.
 ///
 /// # Errors
 /// [`Error::Unverified`] if the constraints do not hold.
-pub fn prove_simd<W: Workload>(workload: &W, config: PcsConfig, twiddles: &TwiddleTree<SimdBackend>) -> Result<Proof> {
+pub fn prove_simd<W: Workload>(workload: &W, config: PcsConfig, prepared: &Prepared<SimdBackend>) -> Result<Proof> {
     let mut channel = channel(workload, config);
-    let mut scheme = CommitmentSchemeProver::<SimdBackend, Blake2sMerkleChannel>::new(config, twiddles);
-    scheme.set_store_polynomials_coefficients();
-    scheme.tree_builder().commit(&mut channel);
-    let mut builder = scheme.tree_builder();
-    builder.extend_evals(workload.simd_trace());
-    builder.commit(&mut channel);
+    let mut scheme = prepared.scheme(config, &mut channel);
+    let trace = host_phase("trace", || workload.simd_trace());
+    host_phase("commit", || {
+        let mut builder = scheme.tree_builder();
+        builder.extend_evals(trace);
+        builder.commit(&mut channel);
+    });
     let component = component(workload);
-    stwo_prove(&[&component as &dyn ComponentProver<SimdBackend>], &mut channel, scheme)
-        .map_err(|error| Error::Unverified(error.to_string()))
+    host_phase("prove", || {
+        stwo_prove(&[&component as &dyn ComponentProver<SimdBackend>], &mut channel, scheme)
+            .map_err(|error| Error::Unverified(error.to_string()))
+    })
 }
 
 /// Checks a proof with stwo's own verifier.
@@ -183,6 +281,10 @@ pub fn verify<W: Workload>(workload: &W, config: PcsConfig, proof: &Proof) -> Re
     let refused = |reason: String| Error::Unverified(reason);
     if proof.config != config {
         return Err(refused("its parameters are not the wanted ones".to_owned()));
+    }
+    // stwo's verifier takes whatever was committed for the fixed columns.
+    if proof.commitments.first() != Some(&fixed_root(workload, config)?) {
+        return Err(refused("its fixed columns are not the workload's".to_owned()));
     }
     let mut channel = channel(workload, config);
     let component = component(workload);

@@ -1,6 +1,7 @@
 //! Wide Fibonacci: each row is a sequence of its own, column by column, every value the sum of the squares of the two
 //! before. The benchmark that everyone publishes; it computes nothing of use.
 
+use rayon::prelude::*;
 use stwo::core::fields::FieldExpOps;
 use stwo::core::fields::m31::BaseField;
 use stwo::core::poly::circle::CanonicCoset;
@@ -71,11 +72,11 @@ impl Workload for WideFibonacci {
         let mut last: Vec<BaseField> = (0..rows).map(BaseField::from_u32_unchecked).collect();
         let mut columns = vec![before.clone(), last.clone()];
         for _ in 2..self.columns {
-            let next = before.iter().zip(&last).map(|(a, b)| a.square() + b.square()).collect();
+            let next = before.par_iter().zip(&last).map(|(a, b)| a.square() + b.square()).collect();
             before = std::mem::replace(&mut last, next);
             columns.push(last.clone());
         }
         let domain = CanonicCoset::new(self.log_rows).circle_domain();
-        columns.iter().map(|column| CircleEvaluation::new(domain, BaseColumn::from_cpu(column))).collect()
+        columns.par_iter().map(|column| CircleEvaluation::new(domain, BaseColumn::from_cpu(column))).collect()
     }
 }

@@ -17,6 +17,7 @@ use super::{OclBackend, OclColumn, Table};
 use crate::device::{Launch, runtime};
 use crate::error::{Error, raise};
 use crate::field::{from_words, secure_words, to_words};
+use crate::kernels::FOLD_LINES;
 
 /// Where a fold finds its inverses: a table, its first word, and whether they are to be derived for a circle.
 struct Inverses {
@@ -44,6 +45,12 @@ impl Inverses {
     }
 }
 
+/// Addresses of four source and four target columns.
+fn eight(source: &SecureColumnByCoords<OclBackend>, target: &SecureColumnByCoords<OclBackend>) -> [u32; 8] {
+    let columns = [source.columns.each_ref(), target.columns.each_ref()].concat();
+    std::array::from_fn(|k| columns[k].address())
+}
+
 fn fold(
     source: &SecureColumnByCoords<OclBackend>,
     alpha: SecureField,
@@ -51,13 +58,31 @@ fn fold(
 ) -> SecureColumnByCoords<OclBackend> {
     let rows = source.len() / 2;
     let target = undefined_secure(rows);
-    let table = Table::new(source.columns.iter().chain(&target.columns).map(OclColumn::address).collect());
     let [a0, a1, a2, a3] = secure_words(alpha);
-    let circle = u32::from(inverses.circle);
-    let args = [table.address(), inverses.address, inverses.first, circle, a0, a1, a2, a3, rows as u32];
+    let own = [inverses.address, inverses.first, u32::from(inverses.circle), a0, a1, a2, a3, rows as u32];
+    let args = [eight(source, &target), own].concat();
     runtime().launch(&Launch { kernel: "fold", items: rows, rows: 1, args: &args });
     // `own` is read by the kernel that was just started; its memory may be reused only by later ones.
     debug_assert!(inverses.own.is_none() || !inverses.circle);
+    target
+}
+
+/// Folds a line 2 to 4 times in one start.
+fn fold_lines(
+    source: &SecureColumnByCoords<OclBackend>,
+    alpha: SecureField,
+    folds: usize,
+    twiddles: &TwiddleTree<OclBackend>,
+) -> SecureColumnByCoords<OclBackend> {
+    let rows = source.len() >> folds;
+    let log_line = source.len().ilog2();
+    let target = undefined_secure(rows);
+    let inverses = twiddles.itwiddles.args(log_line + 1);
+    let [a0, a1, a2, a3] = secure_words(alpha);
+    // A view's first layer begins where its logarithm says, see `Inverses::of_line`.
+    let own = [inverses.address, inverses.len, inverses.log - 1, a0, a1, a2, a3, rows as u32];
+    let args = [eight(source, &target), own].concat();
+    runtime().launch(&Launch { kernel: FOLD_LINES[folds - 2], items: rows, rows: 1, args: &args });
     target
 }
 
@@ -86,11 +111,20 @@ impl FriOps for OclBackend {
         let mut domain = eval.domain();
         let mut alpha = alpha;
         let mut values: Option<SecureColumnByCoords<Self>> = None;
-        for _ in 0..fold_step {
+        let mut left = fold_step;
+        while left > 0 {
             let source = values.as_ref().unwrap_or(&eval.values);
-            values = Some(fold(source, alpha, &Inverses::of_line(domain.log_size(), twiddles)));
-            domain = domain.double();
-            alpha = alpha * alpha;
+            let folds = left.min(FOLD_LINES.len() as u32 + 1);
+            values = Some(if folds == 1 {
+                fold(source, alpha, &Inverses::of_line(domain.log_size(), twiddles))
+            } else {
+                fold_lines(source, alpha, folds as usize, twiddles)
+            });
+            for _ in 0..folds {
+                domain = domain.double();
+                alpha = alpha * alpha;
+            }
+            left -= folds;
         }
         match values {
             Some(values) => LineEvaluation::new(domain, values),

@@ -12,24 +12,30 @@ use stwo::prover::vcs_lifted::prover::MerkleProverLifted;
 use super::{OclBackend, OclColumn, Table};
 use crate::device::{Launch, runtime};
 use crate::error::{Error, raise};
+use crate::kernels::{TOP_ITEMS, TOP_LOG};
+
+/// Address of each column and its doublings to the longest.
+fn leaf_table(columns: &[&OclColumn<BaseField>], lifting_log_size: u32) -> Table {
+    let entry = |column: &&OclColumn<BaseField>| {
+        let log_size = column.log_len();
+        if log_size == 0 || log_size > lifting_log_size {
+            raise(Error::Input {
+                field: "committed column",
+                value: format!("2^{log_size} rows"),
+                limit: format!("2^1 to 2^{lifting_log_size}"),
+            });
+        }
+        [column.address(), lifting_log_size - log_size]
+    };
+    Table::new(columns.iter().flat_map(entry).collect())
+}
 
 impl MerkleOpsLifted<Blake2sMerkleHasher> for OclBackend {
     fn build_leaves(columns: &[&Col<Self, BaseField>], lifting_log_size: u32) -> Col<Self, Blake2sHash> {
         if columns.is_empty() {
             return OclColumn::from_cpu(&[Blake2sHasher::default().finalize()]);
         }
-        let entry = |column: &&OclColumn<BaseField>| {
-            let log_size = column.log_len();
-            if log_size == 0 || log_size > lifting_log_size {
-                raise(Error::Input {
-                    field: "committed column",
-                    value: format!("2^{log_size} rows"),
-                    limit: format!("2^1 to 2^{lifting_log_size}"),
-                });
-            }
-            [column.address(), lifting_log_size - log_size]
-        };
-        let table = Table::new(columns.iter().flat_map(entry).collect());
+        let table = leaf_table(columns, lifting_log_size);
         let leaves = OclColumn::undefined(1 << lifting_log_size);
         let args = [table.address(), columns.len() as u32, leaves.address(), 1 << lifting_log_size];
         runtime().launch(&Launch { kernel: "merkle_leaves", items: 1 << lifting_log_size, rows: 1, args: &args });
@@ -50,12 +56,43 @@ const LAYERS_AT_ONCE: u32 = 3;
 /// Below this logarithm of nodes a layer is too small to fill a device, and a kernel start costs more than its hashes.
 const SMALL_LOG: u32 = 14;
 
-/// The tree over leaves, as stwo builds it, with fewer kernel starts: the upper layers are made three at once.
-fn tree_over(leaves: OclColumn<Blake2sHash>) -> MerkleProverLifted<OclBackend, Blake2sMerkleHasher> {
+/// Layers of 2^(log - 1), 2^(log - 2), ... 1 nodes, undefined.
+fn upper_layers(log_size: u32) -> Vec<OclColumn<Blake2sHash>> {
+    (0..log_size).rev().map(|log| OclColumn::undefined(1 << log)).collect()
+}
+
+/// Addresses of the layers as the kernels of one work-group take them: those that are missing are never written.
+fn top_addresses(layers: &[OclColumn<Blake2sHash>]) -> [u32; TOP_LOG as usize] {
+    std::array::from_fn(|k| layers.get(k).or(layers.last()).map_or(0, OclColumn::address))
+}
+
+/// The whole tree over at least two and at most 2^[`TOP_LOG`] leaves, in one start.
+fn small_tree(columns: &[&OclColumn<BaseField>], log_size: u32) -> Vec<OclColumn<Blake2sHash>> {
+    let table = leaf_table(columns, log_size);
+    let mut layers = vec![OclColumn::undefined(1 << log_size)];
+    layers.extend(upper_layers(log_size));
+    let front = [table.address(), columns.len() as u32, layers[0].address()];
+    let args = [&front[..], &top_addresses(&layers[1..]), &[1 << log_size]].concat();
+    let launch = Launch { kernel: "merkle_small", items: TOP_ITEMS, rows: 1, args: &args };
+    runtime().launch_in_groups(&launch, TOP_ITEMS);
+    layers
+}
+
+/// The tree over leaves, as stwo builds it, with fewer kernel starts: the upper layers are made three at once, the last
+/// ones all at once where the device has local memory.
+fn tree_over(leaves: OclColumn<Blake2sHash>) -> Vec<OclColumn<Blake2sHash>> {
     let mut log_size = leaves.log_len();
     let mut layers = vec![leaves];
     while log_size > 0 {
         let Some(children) = layers.last() else { break };
+        if log_size <= TOP_LOG && runtime().tiles() {
+            let next = upper_layers(log_size);
+            let args = [&[children.address()][..], &top_addresses(&next), &[1 << log_size]].concat();
+            let launch = Launch { kernel: "merkle_top", items: TOP_ITEMS, rows: 1, args: &args };
+            runtime().launch_in_groups(&launch, TOP_ITEMS);
+            layers.extend(next);
+            break;
+        }
         if !(LAYERS_AT_ONCE..=SMALL_LOG).contains(&log_size) {
             let layer = OclBackend::build_next_layer(children);
             layers.push(layer);
@@ -69,8 +106,7 @@ fn tree_over(leaves: OclColumn<Blake2sHash>) -> MerkleProverLifted<OclBackend, B
         runtime().launch(&Launch { kernel: "merkle_layers_3", items: 1 << log_size, rows: 1, args: &args });
         layers.extend(next);
     }
-    layers.reverse();
-    MerkleProverLifted { layers }
+    layers
 }
 
 /// The tree over columns of any sizes, in any order, as stwo's `MerkleProverLifted::commit` builds it.
@@ -80,7 +116,14 @@ pub(crate) fn tree_of(
 ) -> MerkleProverLifted<OclBackend, Blake2sMerkleHasher> {
     let mut sorted = columns.to_vec();
     sorted.sort_by_key(|column| column.count());
-    tree_over(OclBackend::build_leaves(&sorted, lifting_log_size))
+    let small = !sorted.is_empty() && (1..=TOP_LOG).contains(&lifting_log_size) && runtime().tiles();
+    let mut layers = if small {
+        small_tree(&sorted, lifting_log_size)
+    } else {
+        tree_over(OclBackend::build_leaves(&sorted, lifting_log_size))
+    };
+    layers.reverse();
+    MerkleProverLifted { layers }
 }
 
 impl PackLeavesOps for OclBackend {

@@ -26,7 +26,7 @@ pub(crate) use merkle::tree_of;
 pub use poly::Evaluation;
 pub(crate) use poly::evaluate_all;
 pub(crate) use quotients::zero_secure;
-pub(crate) use sampling::{SampleJob, Weights, sample};
+pub(crate) use sampling::{PARTS_MAX, SampleJob, Weights, sample};
 
 /// The backend. Its columns live in the memory of the device that [`crate::device::open`] opened.
 #[derive(Copy, Clone, Debug, Deserialize, Serialize)]

@@ -11,8 +11,9 @@ use super::{OclColumn, Table};
 use crate::device::{Launch, runtime};
 use crate::field::{Word, domain_table, from_words, to_words};
 
-/// Partial sums per column in the first step, and how many neighbours each further step joins.
-const PARTS_MAX: usize = 1024;
+/// Partial sums per column in the first step.
+pub(crate) const PARTS_MAX: usize = 1024;
+/// How many neighbours each further step joins.
 const JOIN: usize = 32;
 /// Weights that one item makes: 2^4.
 const LOW_BITS: u32 = 4;

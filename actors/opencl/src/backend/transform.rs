@@ -1,28 +1,63 @@
 //! The circle transforms of many columns of one size at once. Owns how layers are cut into passes; relies on the
-//! kernels `fft_*`. Each pass reads and writes every value once.
+//! kernels `fft_*`. Each pass reads and writes every value once. Where the device has the local memory, the lowest twelve
+//! layers are one pass; the others, and all of them elsewhere, are passes in registers.
 
 use stwo::core::fields::m31::BaseField;
 use stwo::core::poly::circle::CircleDomain;
 
 use super::{OclColumn, OclTwiddles, Table};
 use crate::device::{Launch, runtime};
-use crate::kernels::{FFT_LAYERS_MAX, FORWARD, INVERSE};
+use crate::kernels::{FFT_LAYERS_MAX, FORWARD, INVERSE, TILE_ITEMS, TILE_LAYERS};
 
 /// Sizes up to this logarithm have kernels of their own: their twiddles do not follow from a line's.
 const TINY_LOG: u32 = 2;
 
-/// Layers per pass, lowest layers first: as few passes as possible, of nearly equal size.
-fn passes(log_size: u32) -> Vec<(u32, u32)> {
-    let count = log_size.div_ceil(FFT_LAYERS_MAX);
+/// Layers per pass without tiles at most: low layers are strided reads, for which more values per item do not pay.
+const PLAIN_LAYERS_MAX: u32 = 4;
+
+/// Layers `low` to `low + layers - 1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pass {
+    low: u32,
+    layers: u32,
+    /// In local memory.
+    tile: bool,
+}
+
+/// The passes, lowest layers first: as few as possible, of nearly equal size.
+fn passes(log_size: u32, tiles: bool) -> Vec<Pass> {
+    let tile = tiles && log_size >= TILE_LAYERS;
+    let mut passes = Vec::new();
     let mut low = 0;
-    (0..count)
-        .map(|index| {
-            let layers = (log_size - low).div_ceil(count - index);
-            let pass = (low, layers);
-            low += layers;
-            pass
-        })
-        .collect()
+    if tile {
+        passes.push(Pass { low, layers: TILE_LAYERS, tile });
+        low = TILE_LAYERS;
+    }
+    let count = (log_size - low).div_ceil(if tile { FFT_LAYERS_MAX } else { PLAIN_LAYERS_MAX });
+    for index in 0..count {
+        let layers = (log_size - low).div_ceil(count - index);
+        passes.push(Pass { low, layers, tile: false });
+        low += layers;
+    }
+    passes
+}
+
+/// Starts a pass over columns of 2^`log_size` values; `front` are the arguments up to the twiddles, `last` is the
+/// kernel's last argument of its own: the scale or the length of the source.
+fn start(pass: Pass, log_size: u32, columns: usize, forward: bool, front: [u32; 5], last: u32) {
+    let [tables, count, twiddle, len, log] = front;
+    if pass.tile {
+        let kernel = if forward { "fft_forward_tile" } else { "fft_inverse_tile" };
+        let args = [tables, count, twiddle, len, log, last];
+        let items = TILE_ITEMS << (log_size - TILE_LAYERS);
+        runtime().launch_in_groups(&Launch { kernel, items, rows: columns, args: &args }, TILE_ITEMS);
+        return;
+    }
+    let kernels = if forward { &FORWARD } else { &INVERSE };
+    let kernel = kernels[pass.layers as usize - 1];
+    let items = 1_usize << (log_size - pass.layers);
+    let args = [tables, count, twiddle, len, log, pass.low, last, items as u32];
+    runtime().launch(&Launch { kernel, items, rows: columns, args: &args });
 }
 
 fn table(sources: &[&OclColumn<BaseField>], targets: &[&OclColumn<BaseField>]) -> Table {
@@ -47,11 +82,10 @@ pub(super) fn interpolate(columns: &[&OclColumn<BaseField>], domain: CircleDomai
         return;
     }
     let twiddles = inverse_twiddles.args(log_size);
-    for (low, layers) in passes(log_size) {
-        let items = 1_usize << (log_size - layers);
-        let scale = if low + layers == log_size { inverse_of_size(log_size) } else { 1 };
-        let args = [both.address(), count, twiddles.address, twiddles.len, twiddles.log, low, scale, items as u32];
-        runtime().launch(&Launch { kernel: INVERSE[layers as usize - 1], items, rows: columns.len(), args: &args });
+    let front = [both.address(), count, twiddles.address, twiddles.len, twiddles.log];
+    for pass in passes(log_size, runtime().tiles()) {
+        let scale = if pass.low + pass.layers == log_size { inverse_of_size(log_size) } else { 1 };
+        start(pass, log_size, columns.len(), false, front, scale);
     }
 }
 
@@ -74,11 +108,10 @@ pub(super) fn evaluate(
     }
     let in_place = table(targets, targets);
     let twiddles = twiddles.args(log_size);
-    for (index, (low, layers)) in passes(log_size).into_iter().rev().enumerate() {
-        let items = 1_usize << (log_size - layers);
+    for (index, pass) in passes(log_size, runtime().tiles()).into_iter().rev().enumerate() {
         let (tables, len) = if index == 0 { (&from_source, source_len) } else { (&in_place, u32::MAX) };
-        let args = [tables.address(), count, twiddles.address, twiddles.len, twiddles.log, low, len, items as u32];
-        runtime().launch(&Launch { kernel: FORWARD[layers as usize - 1], items, rows: sources.len(), args: &args });
+        let front = [tables.address(), count, twiddles.address, twiddles.len, twiddles.log];
+        start(pass, log_size, sources.len(), true, front, len);
     }
 }
 
@@ -88,15 +121,17 @@ mod tests {
 
     #[test]
     fn passes_cover_every_layer_once() {
-        for log_size in 3..=30 {
-            let passes = passes(log_size);
+        for (log_size, tiles) in (3..=30).flat_map(|log_size| [(log_size, false), (log_size, true)]) {
             let mut next = 0;
-            for (low, layers) in passes {
-                assert_eq!(low, next, "2^{log_size}");
-                assert!((1..=FFT_LAYERS_MAX).contains(&layers), "2^{log_size}");
-                next = low + layers;
+            for pass in passes(log_size, tiles) {
+                assert_eq!(pass.low, next, "2^{log_size}");
+                let most = if tiles && log_size >= TILE_LAYERS { FFT_LAYERS_MAX } else { PLAIN_LAYERS_MAX };
+                assert!(pass.tile || (1..=most).contains(&pass.layers), "2^{log_size}");
+                next = pass.low + pass.layers;
             }
             assert_eq!(next, log_size);
         }
+        assert_eq!((passes(20, false).len(), passes(20, true).len()), (5, 3));
+        assert_eq!((passes(21, false).len(), passes(21, true).len()), (6, 3));
     }
 }

@@ -13,6 +13,8 @@ use crate::error::{Error, raise};
 pub struct Counters {
     /// Kernels started.
     pub kernels: u64,
+    /// Copies to the device, none of which waits for it.
+    pub writes: u64,
     /// Bytes copied to the device.
     pub bytes_to_device: u64,
     /// Bytes copied from the device.
@@ -26,11 +28,25 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Both together.
+    fn plus(&self, other: &Self) -> Self {
+        Self {
+            kernels: self.kernels + other.kernels,
+            writes: self.writes + other.writes,
+            bytes_to_device: self.bytes_to_device + other.bytes_to_device,
+            bytes_to_host: self.bytes_to_host + other.bytes_to_host,
+            reads: self.reads + other.reads,
+            element_reads: self.element_reads + other.element_reads,
+            host_fallbacks: self.host_fallbacks + other.host_fallbacks,
+        }
+    }
+
     /// What was added since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             kernels: self.kernels - earlier.kernels,
+            writes: self.writes - earlier.writes,
             bytes_to_device: self.bytes_to_device - earlier.bytes_to_device,
             bytes_to_host: self.bytes_to_host - earlier.bytes_to_host,
             reads: self.reads - earlier.reads,
@@ -44,6 +60,7 @@ impl Counters {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) kernels: AtomicU64,
+    pub(super) writes: AtomicU64,
     pub(super) bytes_to_device: AtomicU64,
     pub(super) bytes_to_host: AtomicU64,
     pub(super) reads: AtomicU64,
@@ -57,6 +74,7 @@ impl Tally {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counters {
             kernels: get(&self.kernels),
+            writes: get(&self.writes),
             bytes_to_device: get(&self.bytes_to_device),
             bytes_to_host: get(&self.bytes_to_host),
             reads: get(&self.reads),
@@ -93,25 +111,57 @@ impl Tally {
 /// Time per phase, by name, in the order of the names.
 pub type PhaseTimes = BTreeMap<&'static str, Duration>;
 
+/// What a phase cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PhaseCost {
+    /// Time, the wait for the device included.
+    pub time: Duration,
+    /// What was started and moved, by all threads of the process.
+    pub counters: Counters,
+}
+
 type PhaseWatcher = Box<dyn Fn(&'static str)>;
 
 thread_local! {
-    static PHASES: RefCell<PhaseTimes> = const { RefCell::new(PhaseTimes::new()) };
+    static PHASES: RefCell<BTreeMap<&'static str, PhaseCost>> = const { RefCell::new(BTreeMap::new()) };
     static WATCHER: RefCell<Option<PhaseWatcher>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` as part of the phase `name` of this thread's proof; its time, the wait for the device included, is added
-/// to that phase. Phases do not nest.
-pub fn phase<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
+fn note(name: &'static str, start: Instant, counters: Counters) {
+    PHASES.with_borrow_mut(|phases| {
+        let cost = phases.entry(name).or_default();
+        cost.time += start.elapsed();
+        cost.counters = cost.counters.plus(&counters);
+    });
+}
+
+/// Tells this thread's watcher that a phase begins.
+fn watched(name: &'static str) {
     WATCHER.with_borrow(|watcher| {
         if let Some(watcher) = watcher {
             watcher(name);
         }
     });
+}
+
+/// Runs `work` as part of the phase `name` of this thread's proof; its time, the wait for the device included, and what it
+/// started are added to that phase. Phases do not nest.
+pub fn phase<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
+    watched(name);
+    let runtime = super::runtime();
+    let (start, before) = (Instant::now(), runtime.counters());
+    let value = work();
+    runtime.finish();
+    note(name, start, runtime.counters().since(&before));
+    value
+}
+
+/// As [`phase`], for work on the host only: the device, which may be lost, is not waited for.
+pub fn host_phase<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
+    watched(name);
     let start = Instant::now();
     let value = work();
-    super::runtime().finish();
-    PHASES.with_borrow_mut(|phases| *phases.entry(name).or_default() += start.elapsed());
+    note(name, start, Counters::default());
     value
 }
 
@@ -132,10 +182,16 @@ pub(crate) fn watch_phases<T>(watcher: impl Fn(&'static str) + 'static, work: im
 /// The times since [`reset_phases`] on this thread.
 #[must_use]
 pub fn phase_times() -> PhaseTimes {
+    phase_costs().into_iter().map(|(name, cost)| (name, cost.time)).collect()
+}
+
+/// The costs since [`reset_phases`] on this thread.
+#[must_use]
+pub fn phase_costs() -> BTreeMap<&'static str, PhaseCost> {
     PHASES.with_borrow(Clone::clone)
 }
 
-/// Starts this thread's phase times again.
+/// Starts this thread's phases again.
 pub fn reset_phases() {
     PHASES.with_borrow_mut(BTreeMap::clear);
 }

@@ -12,7 +12,7 @@ use super::list::DeviceInfo;
 use crate::error::{Error, Result, first_lines};
 
 /// Raised whenever the meaning of kernel arguments changes, so that no binary of an earlier version is loaded.
-const KERNEL_VERSION: u32 = 1;
+const KERNEL_VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"pmgpubin";
 
 /// What the cache did since the runtime was opened.

@@ -16,6 +16,13 @@ const LOCAL_SIZE: usize = 64;
 /// Uploads waiting for their copy may hold this many bytes of host memory.
 const PENDING_BYTES_MAX: usize = 64 << 20;
 
+/// A kernel and how often it was started.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) kernel: Kernel,
+    pub(super) starts: u64,
+}
+
 /// Everything that changes while the device is in use.
 #[derive(Debug)]
 pub(super) struct State {
@@ -26,7 +33,7 @@ pub(super) struct State {
     /// Words of the first slab, and of any slab at most.
     pub(super) slab_words: u64,
     pub(super) slab_words_max: u64,
-    pub(super) kernels: HashMap<String, Kernel>,
+    pub(super) kernels: HashMap<String, Started>,
     /// Host copies that the driver may still read; freed when the queue is known to be done.
     pub(super) pending: Vec<Vec<u32>>,
     pub(super) pending_bytes: usize,
@@ -68,9 +75,12 @@ impl State {
         self.slabs.get(place.slab).ok_or_else(|| Error::Call { call: "slab", reason: "no such slab".to_owned() })
     }
 
-    pub(super) fn launch(&mut self, launch: &Launch<'_>) -> Result<()> {
+    /// `group` is the size of the work-groups, if it is not the usual one.
+    pub(super) fn launch(&mut self, launch: &Launch<'_>, group: Option<usize>) -> Result<()> {
         let unknown = || Error::Call { call: "launch", reason: format!("no kernel {}", launch.kernel) };
-        let kernel = self.kernels.get(launch.kernel).ok_or_else(unknown)?;
+        let started = self.kernels.get_mut(launch.kernel).ok_or_else(unknown)?;
+        started.starts += 1;
+        let kernel = &started.kernel;
         let first = self.slabs.first().ok_or_else(unknown)?;
         let mut index = 0;
         for number in 0..SLABS_MAX {
@@ -82,7 +92,8 @@ impl State {
             core::set_kernel_arg(kernel, index, ArgVal::scalar(value)).map_err(Error::call("set kernel argument"))?;
             index += 1;
         }
-        let global = [launch.items.next_multiple_of(LOCAL_SIZE), launch.rows, 1];
+        let group = group.unwrap_or(LOCAL_SIZE);
+        let global = [launch.items.next_multiple_of(group), launch.rows, 1];
         // SAFETY: the kernels are ours; each bounds its item number by an argument and reaches memory only through the
         // addresses given, whose blocks the caller holds.
         #[allow(unsafe_code, reason = "running a kernel is outside of what the compiler can check")]
@@ -93,7 +104,7 @@ impl State {
                 2,
                 None,
                 &global,
-                Some([LOCAL_SIZE, 1, 1]),
+                Some([group, 1, 1]),
                 None::<Event>,
                 None::<&mut Event>,
             )

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ocl::core::{self, ContextProperties, Program};
@@ -13,10 +13,10 @@ use super::arena::{Arena, GRANULE_WORDS, Place, SLAB_WORDS_MAX, SLABS_MAX};
 use super::counters::{Counters, Tally};
 use super::list::{Choice, DeviceInfo, DeviceKind, Found, find};
 use super::program::{Builder, CacheReport};
-use super::queue::State;
+use super::queue::{Started, State};
 use super::staging::Parts;
 use crate::error::{Error, Result, raise, settle};
-use crate::kernels;
+use crate::kernels::{self, TILE_BYTES, TILE_ITEMS};
 
 /// How to open the device.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +39,8 @@ pub struct Runtime {
     tally: Tally,
     builder: Builder,
     limit_words: u64,
+    /// Whether transforms may use local memory.
+    tiles: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -117,7 +119,8 @@ impl Runtime {
             staging: None,
         };
         let builder = Builder { context, device, info: info.clone(), folder: options.cache.clone() };
-        let runtime = Self { info, tally: Tally::default(), builder, limit_words: limit / 4, state: Mutex::new(state) };
+        let (tally, tiles, limit_words) = (Tally::default(), AtomicBool::new(true), limit / 4);
+        let runtime = Self { info, tally, builder, limit_words, tiles, state: Mutex::new(state) };
         let source = kernels::library();
         runtime.add_program("the kernel library", &source, kernels::LIBRARY_KERNELS)?;
         Ok(runtime)
@@ -204,7 +207,7 @@ impl Runtime {
         let program: Program = built?;
         for name in names {
             let kernel = core::create_kernel(&program, name).map_err(Error::call("create kernel"))?;
-            state.kernels.insert((*name).to_owned(), kernel);
+            state.kernels.insert((*name).to_owned(), Started { kernel, starts: 0 });
         }
         Ok(())
     }
@@ -216,13 +219,39 @@ impl Runtime {
         Block { place }
     }
 
+    /// Lets transforms use local memory, or not: both paths give the same.
+    pub fn set_tiles(&self, tiles: bool) {
+        self.tiles.store(tiles, Ordering::Relaxed);
+    }
+
+    /// Whether transforms use local memory: if they may, and the device has enough of it and large work-groups.
+    pub(crate) fn tiles(&self) -> bool {
+        let room = self.info.local_bytes >= TILE_BYTES && self.info.work_group >= TILE_ITEMS as u64;
+        room && self.tiles.load(Ordering::Relaxed)
+    }
+
+    /// How often a kernel was started since its program was built.
+    #[must_use]
+    pub fn starts(&self, kernel: &str) -> u64 {
+        self.lock().kernels.get(kernel).map_or(0, |started| started.starts)
+    }
+
     /// Starts a kernel; it runs after everything started before.
     pub(crate) fn launch(&self, launch: &Launch<'_>) {
+        self.launch_grouped(launch, None);
+    }
+
+    /// As [`Runtime::launch`], for kernels whose work-groups have a size of their own.
+    pub(crate) fn launch_in_groups(&self, launch: &Launch<'_>, group: usize) {
+        self.launch_grouped(launch, Some(group));
+    }
+
+    fn launch_grouped(&self, launch: &Launch<'_>, group: Option<usize>) {
         if launch.items == 0 || launch.rows == 0 {
             return;
         }
         let mut state = self.lock();
-        settle(state.launch(launch));
+        settle(state.launch(launch, group));
         self.tally.kernels.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -231,6 +260,7 @@ impl Runtime {
         if words.is_empty() {
             return;
         }
+        self.tally.writes.fetch_add(1, Ordering::Relaxed);
         self.tally.bytes_to_device.fetch_add(words.len() as u64 * 4, Ordering::Relaxed);
         settle(self.lock().write(block.place, offset, words));
     }
@@ -241,6 +271,7 @@ impl Runtime {
         if words == 0 {
             return;
         }
+        self.tally.writes.fetch_add(1, Ordering::Relaxed);
         self.tally.bytes_to_device.fetch_add(words as u64 * 4, Ordering::Relaxed);
         settle(self.lock().write_columns(block.place, words, parts));
     }

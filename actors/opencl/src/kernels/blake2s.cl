@@ -64,15 +64,9 @@ static inline void blake_store(const uint *h, __global uint4 *out)
     out[1] = (uint4)(h[4], h[5], h[6], h[7]);
 }
 
-// Leaf i: hash of row i of all columns, listed as (address, doublings to the longest) by growing length.
-__kernel void merkle_leaves(SLABS, uint table, uint columns, uint out, uint n)
+// Hash of row i of all columns, listed as (address, doublings to the longest) by growing length.
+static inline void merkle_leaf(SLABS, __global const uint *list, uint columns, uint i, uint *h)
 {
-    uint i = get_global_id(0);
-    if (i >= n) {
-        return;
-    }
-    __global const uint *list = COLUMN(table);
-    uint h[8];
     uint m[16];
     blake_start(h);
     uint done = 0;
@@ -90,7 +84,17 @@ __kernel void merkle_leaves(SLABS, uint table, uint columns, uint out, uint n)
         done += min(left, 16u);
         blake_compress(h, m, done * 4, done == columns);
     } while (done < columns);
-    blake_store(h, QUAD(out) + 2 * i);
+}
+
+__kernel void merkle_leaves(SLABS, uint table, uint columns, uint out, uint n)
+{
+    uint i = get_global_id(0);
+    if (i >= n) {
+        return;
+    }
+    uint h[8];
+    merkle_leaf(s0, s1, s2, s3, COLUMN(table), columns, i, h);
+    blake_store(h, QUAD(out) + 2 * (size_t)i);
 }
 
 static inline void blake_load(uint *m, __global const uint4 *in)

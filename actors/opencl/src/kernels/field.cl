@@ -33,6 +33,14 @@ static inline uint m31_mul(uint a, uint b)
     return min(folded, folded - P);
 }
 
+// a times b, given twice b (b at most P): the upper word of the product is the upper part of a b.
+static inline uint m31_mul_twice(uint a, uint twice)
+{
+    ulong product = (ulong)a * twice;
+    uint folded = (uint)(product >> 32) + ((uint)product >> 1);
+    return min(folded, folded - P);
+}
+
 static inline uint m31_square_times(uint a, uint count)
 {
     for (uint k = 0; k < count; k++) {

@@ -3,6 +3,8 @@
 
 use stwo::core::pcs::PcsConfig;
 
+use crate::backend::PARTS_MAX;
+
 /// What determines the size of a proof of one component.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
@@ -37,6 +39,8 @@ pub fn device_bytes(shape: Shape, config: PcsConfig) -> u64 {
     let twiddles = 2 * BASE * (degree / 2).max(lifted / 2) + 2 * BASE * (degree / 2);
     // Weights of two points, numerators of two points, the quotients, their layers and trees (a geometric sum each).
     let opening = 2 * SECURE * rows.max(degree / 2) + 4 * SECURE * lifted + 2 * SECURE * lifted + 4 * HASH * lifted;
-    let most = trace + twiddles + composition + extended.max(opening);
+    // Partial inner products of all columns, and what a step joins them to.
+    let partial = columns * SECURE * rows.min(PARTS_MAX as u64);
+    let most = trace + twiddles + composition + extended.max(opening + partial + partial / 16);
     most + most * MARGIN_PER_CENT / 100 + (64 << 10) + columns * 256
 }

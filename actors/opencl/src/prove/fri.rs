@@ -3,12 +3,14 @@
 
 use num_traits::Zero;
 use stwo::core::channel::{Blake2sChannel, Channel};
+use stwo::core::fields::m31::BaseField;
 use stwo::core::fields::qm31::SecureField;
 use stwo::core::fri::{FriConfig, FriLayerProof, FriProof};
 use stwo::core::poly::line::LinePoly;
 use stwo::core::queries::Queries;
 use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleHasher;
 use stwo::core::vcs_lifted::verifier::LOG_PACKED_LEAF_SIZE;
+use stwo::prover::backend::CpuBackend;
 use stwo::prover::fri::FriOps;
 use stwo::prover::line::LineEvaluation;
 use stwo::prover::poly::BitReversedOrder;
@@ -19,8 +21,9 @@ use stwo::prover::vcs_lifted::ops::PackLeavesOps;
 
 use super::mix_root;
 use super::opening::{Openings, Slot, Tree, TreeOpening, secure_values};
-use crate::backend::{OclBackend, fold_into, tree_of};
+use crate::backend::{OclBackend, OclColumn, fold_into, gather, tree_of};
 use crate::error::{Error, Result};
+use crate::field::from_words;
 
 /// A committed layer.
 struct Layer {
@@ -133,9 +136,18 @@ impl FriLayers {
     }
 }
 
+/// The values of a line in host memory, in one transfer.
+fn to_host(line: &LineEvaluation<OclBackend>) -> LineEvaluation<CpuBackend> {
+    let len = line.values.len();
+    let column = |column: &OclColumn<BaseField>| (0..len as u32).map(|row| (column.address(), row)).collect::<Vec<_>>();
+    let values: Vec<BaseField> = from_words(&gather(&line.values.columns.each_ref().map(column).concat()));
+    let columns = std::array::from_fn(|k| values[k * len..(k + 1) * len].to_vec());
+    LineEvaluation::new(line.domain(), SecureColumnByCoords { columns })
+}
+
 /// The polynomial of the last layer, which must be of low degree.
 fn last_polynomial(config: FriConfig, line: &LineEvaluation<OclBackend>) -> Result<LinePoly> {
-    let mut coefficients = line.to_cpu().interpolate().into_ordered_coefficients();
+    let mut coefficients = to_host(line).interpolate().into_ordered_coefficients();
     let rest = coefficients.split_off(1 << config.log_last_layer_degree_bound);
     if rest.iter().all(SecureField::is_zero) {
         Ok(LinePoly::from_ordered_coefficients(coefficients))

@@ -6,24 +6,24 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 /// Runs the binary with the host's processor allowed and a cache folder of its own.
-fn gpu(cache: &Path, words: &[&str], env: &[(&str, &str)]) -> Output {
+pub(crate) fn gpu(cache: &Path, words: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_proofmesh-gpu"));
     command.args(words).env("PROOFGPU_CACHE", cache).env_remove("PROOFGPU_DEVICE").env_remove("PROOFGPU_EXCLUDE");
     command.envs(env.iter().copied()).output().expect("it starts")
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     text
 }
 
-fn refusal(output: &Output) -> String {
+pub(crate) fn refusal(output: &Output) -> String {
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const SELF_TEST: &[&str] = &["self-test", "--allow-cpu"];
+pub(crate) const SELF_TEST: &[&str] = &["self-test", "--allow-cpu", "--only", "arithmetic,strict"];
 const BENCH: &[&str] = &[
     "bench",
     "air",
@@ -41,8 +41,89 @@ const BENCH: &[&str] = &[
     "--json",
 ];
 
-fn bench(cache: &Path, backend: &str, more: &[&str]) -> Output {
+pub(crate) fn bench(cache: &Path, backend: &str, more: &[&str]) -> Output {
     gpu(cache, &[BENCH, &["--backend", backend], more].concat(), &[])
+}
+
+const POSEIDON2: &[&str] =
+    &["bench", "air", "--air", "poseidon2", "--log-rows", "5", "--security", "13", "--runs", "1", "--verify", "--json"];
+
+/// The fields that every report has.
+const FIELDS: &[&str] = &[
+    "air",
+    "backend",
+    "device",
+    "driver",
+    "log_rows",
+    "columns",
+    "security_bits",
+    "total_ms",
+    "phases_ms",
+    "phases_counters",
+    "verify_ms",
+    "proofs_per_s",
+    "proof_bytes",
+    "proof_sha256",
+    "verified",
+    "peak_host_bytes",
+    "peak_device_bytes",
+    "counters",
+];
+
+#[test]
+fn poseidon2_is_measured_in_permutations() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let report = |words: &[&str]| -> Value {
+        serde_json::from_str(&stdout(&gpu(folder.path(), &[POSEIDON2, words].concat(), &[]))).expect("JSON")
+    };
+    let device = report(&["--backend", "opencl", "--allow-cpu", "--compare"]);
+    let simd = report(&["--backend", "simd"]);
+    assert_eq!(simd["proof_sha256"], device["proof_sha256"]);
+    for report in [&device, &simd] {
+        for field in FIELDS {
+            assert!(!report[field].is_null(), "{field} of {report}");
+        }
+        let (rate, total) = (&report["permutations_per_s"], &report["total_ms"]);
+        let (rate, total) = (rate.as_f64().expect("a rate"), total.as_f64().expect("a time"));
+        assert!((rate * total / 32_000.0 - 1.0).abs() < 0.01, "32 permutations in {total} ms are {rate} per second");
+        assert_eq!(report["columns"], 292);
+    }
+    for phase in ["trace", "commit", "constraints", "quotients", "fri", "proof-of-work", "decommit", "out-of-domain"] {
+        assert!(device["phases_ms"][phase].as_f64().is_some(), "{phase} of {device}");
+        assert!(device["phases_counters"][phase]["kernels"].as_u64() > Some(0), "{phase} of {device}");
+    }
+    let total: u64 = device["phases_counters"].as_object().expect("phases").values().map(kernels).sum();
+    assert_eq!(total, kernels(&device["counters"]), "every kernel belongs to a phase");
+    assert!(device["comparison"]["speed_up"].as_f64() > Some(0.0), "{device}");
+    let words = [POSEIDON2, &["--backend", "simd", "--columns", "8"]].concat();
+    let message = refusal(&gpu(folder.path(), &words, &[]));
+    assert!(message.contains("columns: 8 is not allowed"), "{message}");
+}
+
+fn kernels(counters: &Value) -> u64 {
+    counters["kernels"].as_u64().expect("a number")
+}
+
+#[test]
+fn the_stripped_binary_fits_a_carried_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = folder.path().join("stripped");
+    let strip = Command::new("strip").arg("-o").arg(&target).arg(env!("CARGO_BIN_EXE_proofmesh-gpu")).status();
+    assert!(strip.expect("strip, of build-essential").success());
+    let bytes = std::fs::metadata(&target).expect("written").len();
+    assert!(bytes < 64 << 20, "{bytes} bytes");
+}
+
+#[test]
+fn the_self_test_reports_each_check() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let report: Value =
+        serde_json::from_str(&stdout(&gpu(folder.path(), &[SELF_TEST, &["--json"]].concat(), &[]))).expect("JSON");
+    let passed = report["passed"].as_array().expect("a list");
+    assert_eq!(passed.len(), 2, "{report}");
+    assert!(passed.iter().all(|check| check["milliseconds"].as_f64() > Some(0.0)), "{report}");
+    let message = refusal(&gpu(folder.path(), &["self-test", "--allow-cpu", "--only", "no such check"], &[]));
+    assert!(message.contains("no such check") && message.contains("trees_are_stwos"), "{message}");
 }
 
 #[test]
@@ -66,29 +147,6 @@ fn devices_are_listed_and_proofs_are_measured() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let empty = folder.path().join("vendors");
-    std::fs::create_dir(&empty).expect("made");
-    let vendors = [("OCL_ICD_VENDORS", empty.to_str().expect("UTF-8"))];
-    for words in [&["devices"][..], SELF_TEST] {
-        let message = refusal(&gpu(folder.path(), words, &vendors));
-        assert!(message.contains("no platform") && message.contains("Remedy"), "{message}");
-    }
-    // A driver that is registered but broken is no platform either.
-    std::fs::write(empty.join("broken.icd"), "/nonexistent/libbroken.so\n").expect("written");
-    let message = refusal(&gpu(folder.path(), &["devices"], &vendors));
-    assert!(message.contains("no platform"), "{message}");
-
-    let message = refusal(&gpu(folder.path(), &["self-test", "--device", "no such thing"], &[]));
-    assert!(message.contains("no such thing") && message.contains("found are"), "{message}");
-    let message = refusal(&bench(folder.path(), "opencl", &["--allow-cpu", "--memory-limit", "100000"]));
-    assert!(message.contains("device memory") && message.contains("100000"), "{message}");
-    let message = refusal(&bench(folder.path(), "opencl", &["--allow-cpu", "--exclude", "0,1,2,3"]));
-    assert!(message.contains("excluded"), "{message}");
-}
-
-#[test]
 fn cairo_runs_are_refused_in_words() {
     let folder = tempfile::tempdir().expect("a folder");
     let cairo = |words: &[&str]| {
@@ -104,45 +162,4 @@ fn cairo_runs_are_refused_in_words() {
     assert!(message.contains("program") && message.contains("accepted are"), "{message}");
     let message = cairo(&["--program", "a", "--steps", "5000"]);
     assert!(message.contains("cannot be used with"), "{message}");
-}
-
-#[test]
-fn a_damaged_or_unwritable_cache_costs_only_time() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let text = stdout(&gpu(folder.path(), SELF_TEST, &[]));
-    assert!(text.contains("0 loaded") && text.contains("0 damaged"), "{text}");
-    let text = stdout(&gpu(folder.path(), SELF_TEST, &[]));
-    assert!(text.contains(" 0 compiled") && !text.contains("kernels 0 loaded"), "{text}");
-    let cached: Vec<_> =
-        std::fs::read_dir(folder.path()).expect("read").map(|entry| entry.expect("entry").path()).collect();
-    assert!(!cached.is_empty());
-    for path in &cached {
-        let bytes = std::fs::read(path).expect("read");
-        std::fs::write(path, &bytes[..bytes.len() / 2]).expect("cut");
-    }
-    let text = stdout(&gpu(folder.path(), SELF_TEST, &[]));
-    assert!(text.contains(&format!("{} damaged", cached.len())), "{text}");
-    let text = stdout(&gpu(folder.path(), SELF_TEST, &[]));
-    assert!(text.contains(" 0 compiled"), "mended: {text}");
-
-    let output = gpu(Path::new("/proc/none"), SELF_TEST, &[]);
-    let text = stdout(&output);
-    assert!(text.contains("0 loaded") && !text.contains(" 0 not cached"), "{text}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot be cached"));
-}
-
-#[test]
-fn two_processes_share_a_device() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let runs: Vec<_> = (0..2)
-        .map(|_| {
-            let path = folder.path().to_owned();
-            std::thread::spawn(move || stdout(&bench(&path, "opencl", &["--allow-cpu"])))
-        })
-        .collect();
-    let hashes: Vec<Value> = runs
-        .into_iter()
-        .map(|run| serde_json::from_str::<Value>(&run.join().expect("no panic")).expect("JSON")["proof_sha256"].clone())
-        .collect();
-    assert_eq!(hashes[0], hashes[1]);
 }

@@ -1,6 +1,6 @@
 //! Twiddles, circle transforms and values at points against `CpuBackend`.
 
-use opencl::{OclBackend, OclColumn};
+use crate::{OclBackend, OclColumn};
 use stwo::core::circle::{CirclePoint, SECURE_FIELD_CIRCLE_GEN};
 use stwo::core::fields::m31::BaseField;
 use stwo::core::fields::qm31::SecureField;
@@ -11,7 +11,8 @@ use stwo::prover::poly::BitReversedOrder;
 use stwo::prover::poly::circle::{CircleCoefficients, CircleEvaluation, PolyOps};
 use stwo::prover::poly::twiddles::{TwiddleBuffer, TwiddleTree};
 
-use crate::support::{base_values, device, rng};
+use super::values::{base_values, rng, same};
+use super::{Context, Size};
 
 type CpuEvaluation = CircleEvaluation<CpuBackend, BaseField, BitReversedOrder>;
 type OclEvaluation = CircleEvaluation<OclBackend, BaseField, BitReversedOrder>;
@@ -21,10 +22,8 @@ fn twiddles(log: u32) -> (TwiddleTree<CpuBackend>, TwiddleTree<OclBackend>) {
     (CpuBackend::precompute_twiddles(coset), OclBackend::precompute_twiddles(coset))
 }
 
-#[test]
-fn twiddles_are_stwos() {
-    device();
-    for log in 1..=14 {
+pub(super) fn twiddles_are_stwos(on: &Context) {
+    for log in (1..=14).filter(|log| on.wants(*log)) {
         let (cpu, ocl) = twiddles(log);
         assert_eq!(ocl.twiddles.to_cpu(), cpu.twiddles, "2^{log}");
         // The last place of the buffer is never read.
@@ -33,35 +32,48 @@ fn twiddles_are_stwos() {
     }
 }
 
-#[test]
-fn transforms_are_stwos() {
-    device();
-    let mut rng = rng(10);
-    let (cpu, ocl) = twiddles(15);
-    for log in 1..=13 {
-        let domain = CanonicCoset::new(log).circle_domain();
-        let values = base_values(&mut rng, 1 << log);
-        let expected = CpuEvaluation::new(domain, values.clone()).interpolate_with_twiddles(&cpu);
-        let poly = OclEvaluation::new(domain, OclColumn::from_cpu(&values)).interpolate_with_twiddles(&ocl);
-        assert_eq!(poly.coeffs.to_cpu(), expected.coeffs, "interpolation of 2^{log}");
-        // stwo's CPU backend does not take a domain of two points for a doubling of a larger one.
-        for blowup in u32::from(log == 1)..=2 {
-            let larger = CanonicCoset::new(log + blowup).circle_domain();
-            let result = poly.evaluate_with_twiddles(larger, &ocl);
-            let expected = expected.evaluate_with_twiddles(larger, &cpu);
-            assert_eq!(result.values.to_cpu(), expected.values, "2^{log} evaluated on 2^{}", log + blowup);
-        }
-        assert_eq!(poly.extend(log + 2).coeffs.to_cpu(), expected.extend(log + 2).coeffs, "extension of 2^{log}");
-        let (left, right) = poly.split_at_mid();
-        let (expected_left, expected_right) = expected.split_at_mid();
-        assert_eq!(left.coeffs.to_cpu(), expected_left.coeffs);
-        assert_eq!(right.coeffs.to_cpu(), expected_right.coeffs);
+fn transforms(log: u32, blowup_max: u32, (cpu, ocl): &(TwiddleTree<CpuBackend>, TwiddleTree<OclBackend>), path: &str) {
+    let mut rng = rng(u64::from(log));
+    let domain = CanonicCoset::new(log).circle_domain();
+    let values = base_values(&mut rng, 1 << log);
+    let expected = CpuEvaluation::new(domain, values.clone()).interpolate_with_twiddles(cpu);
+    let poly = OclEvaluation::new(domain, OclColumn::from_cpu(&values)).interpolate_with_twiddles(ocl);
+    same(&poly.coeffs.to_cpu(), &expected.coeffs, &format!("interpolation of 2^{log} {path}"));
+    // stwo's CPU backend does not take a domain of two points for a doubling of a larger one.
+    for blowup in u32::from(log == 1)..=blowup_max {
+        let larger = CanonicCoset::new(log + blowup).circle_domain();
+        let result = poly.evaluate_with_twiddles(larger, ocl);
+        let expected = expected.evaluate_with_twiddles(larger, cpu);
+        same(&result.values.to_cpu(), &expected.values, &format!("2^{log} on 2^{} {path}", log + blowup));
     }
+    let extended = poly.extend(log + 2).coeffs.to_cpu();
+    same(&extended, &expected.extend(log + 2).coeffs, &format!("extension of 2^{log}"));
+    let (left, right) = poly.split_at_mid();
+    let (expected_left, expected_right) = expected.split_at_mid();
+    same(&left.coeffs.to_cpu(), &expected_left.coeffs, &format!("left half of 2^{log}"));
+    same(&right.coeffs.to_cpu(), &expected_right.coeffs, &format!("right half of 2^{log}"));
 }
 
-#[test]
-fn the_plural_methods_treat_columns_of_many_sizes() {
-    device();
+/// Interpolation and evaluation, in registers and in tiles of local memory.
+pub(super) fn transforms_are_stwos(on: &Context) {
+    let trees = twiddles(if on.large() { 22 } else { 17 });
+    let blowup_max = if on.size == Size::Tiny { 1 } else { 2 };
+    for log in (1..=15)
+        .chain(if on.large() { 16..=20 } else { 0..=0 })
+        .filter(|log| *log > 0 && (on.wants(*log) || *log == 12))
+    {
+        for tiles in [false, true] {
+            // Sizes below a tile have one path only; at 2^10 the evaluation on a larger domain reaches it.
+            if (!tiles && on.wants(log)) || (tiles && log >= 10) {
+                on.runtime.set_tiles(tiles);
+                transforms(log, blowup_max, &trees, if tiles { "in tiles" } else { "in registers" });
+            }
+        }
+    }
+    on.runtime.set_tiles(true);
+}
+
+pub(super) fn the_plural_methods_treat_columns_of_many_sizes(_: &Context) {
     let mut rng = rng(11);
     let (cpu, ocl) = twiddles(11);
     let logs = [4, 9, 4, 1, 2, 10, 3, 9];
@@ -83,9 +95,7 @@ fn the_plural_methods_treat_columns_of_many_sizes() {
     }
 }
 
-#[test]
-fn a_subdomain_has_the_view_of_the_twiddles() {
-    device();
+pub(super) fn a_subdomain_has_the_view_of_the_twiddles(_: &Context) {
     let mut rng = rng(12);
     let (cpu, ocl) = twiddles(12);
     for (committed, parts) in [(12, 1), (10, 1), (8, 2), (6, 3)] {
@@ -108,21 +118,19 @@ fn a_subdomain_has_the_view_of_the_twiddles() {
     }
 }
 
-#[test]
-fn values_at_points_are_stwos() {
-    device();
+pub(super) fn values_at_points_are_stwos(on: &Context) {
     let mut rng = rng(13);
     let (cpu, ocl) = twiddles(13);
     let points: [CirclePoint<SecureField>; 2] =
         [SECURE_FIELD_CIRCLE_GEN.mul(12_345), SECURE_FIELD_CIRCLE_GEN.mul(987_654_321)];
-    for log in 0..=12 {
+    for log in (0..=12).chain(on.large().then_some(18)).filter(|log| on.wants(*log)) {
         let values = base_values(&mut rng, 1 << log);
         let expected = CircleCoefficients::<CpuBackend>::new(values.clone());
         let result = CircleCoefficients::<OclBackend>::new(OclColumn::from_cpu(&values));
         for point in points {
             let expected = expected.eval_at_point(point);
             assert_eq!(result.eval_at_point(point), expected, "2^{log}");
-            if log == 0 || log == 12 {
+            if log == 0 || log >= 12 {
                 continue;
             }
             let coset = CanonicCoset::new(log + 1);

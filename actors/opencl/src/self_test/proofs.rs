@@ -1,53 +1,68 @@
 //! Whole proofs: byte for byte those of `SimdBackend`, accepted by stwo's verifier, made without any work on the host in
 //! the device's place.
 
-use opencl::air::wide_fibonacci::WideFibonacci;
-use opencl::air::{
-    Maker, TraceColumns, Workload, proof_bytes, prove_checked, prove_on_device, prove_simd, security, twiddles, verify,
+use crate::air::wide_fibonacci::WideFibonacci;
+use crate::air::{
+    Maker, Prepared, TraceColumns, Workload, needed_bytes, proof_bytes, prove_checked, prove_on_device, prove_simd,
+    security, verify,
 };
-use opencl::prove::estimate::{Shape, device_bytes};
-use opencl::{Error, OclBackend};
+use crate::device::Runtime;
+use crate::error::guarded;
+use crate::{Error, OclBackend};
 use stwo::core::fri::FriConfig;
 use stwo::core::pcs::PcsConfig;
 use stwo::prover::backend::Column;
 use stwo::prover::backend::simd::SimdBackend;
-use stwo_constraint_framework::FrameworkEval;
 
-use crate::support::device;
+use super::Context;
 
-fn same_proof<W: Workload>(workload: &W, config: PcsConfig, name: &str) {
-    let runtime = device();
-    let expected = prove_simd(workload, config, &twiddles(workload, config)).expect("a SIMD proof");
-    let trees = twiddles(workload, config);
+/// Proves on the device in strict mode; the proof must be the one of `SimdBackend` and be accepted.
+pub(super) fn same_proof<W: Workload>(runtime: &Runtime, workload: &W, config: PcsConfig, name: &str) {
+    let expected = prove_simd(workload, config, &Prepared::new(workload, config)).expect("a SIMD proof");
     runtime.set_strict(true);
+    let prepared = guarded(|| Prepared::new(workload, config)).expect("prepared");
     let before = runtime.counters();
     runtime.reset_peak();
-    let proof = prove_on_device(workload, config, &trees).expect("a proof");
-    let eval = workload.eval();
-    let columns = proof.queried_values[1].len();
-    let shape = Shape { log_rows: eval.log_size(), columns, log_degree: eval.max_constraint_log_degree_bound() };
-    let (peak, estimate) = (runtime.memory().1, device_bytes(shape, config));
-    assert!(peak <= estimate, "{name}: {peak} bytes in use, {estimate} estimated");
+    let proof = prove_on_device(workload, config, &prepared).expect("a proof");
+    let peak = runtime.memory().1;
     let counters = runtime.counters().since(&before);
     runtime.set_strict(false);
     assert_eq!(counters.element_reads + counters.host_fallbacks, 0, "{name}");
     assert!(counters.kernels > 20, "{name}: {counters:?}");
+    let estimate = needed_bytes(workload, config, &prepared);
+    assert!(peak <= estimate, "{name}: {peak} bytes in use, {estimate} estimated");
     verify(workload, config, &proof).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert_eq!(proof_bytes(&proof).expect("bytes"), proof_bytes(&expected).expect("bytes"), "{name}");
-    println!("{name}: {counters:?}");
+    let same = proof_bytes(&proof).expect("bytes") == proof_bytes(&expected).expect("bytes");
+    assert!(same, "{name}: the proof is valid, but not the host's");
 }
 
-#[test]
-fn wide_fibonacci_is_the_simd_proof() {
-    for log_rows in 6..=14 {
-        let columns = if log_rows % 2 == 0 { 8 } else { 21 };
+/// Sizes (logarithm of rows, columns) of the proofs that are always compared.
+const QUICK: &[(u32, usize)] = &[(5, 3), (7, 20), (10, 8)];
+const SMALL: &[(u32, usize)] = &[(6, 8), (7, 21), (8, 33), (9, 21), (10, 8), (11, 21), (12, 8), (13, 7), (14, 8)];
+const LARGE: &[(u32, usize)] = &[(12, 100), (14, 50), (16, 100), (18, 8), (20, 8)];
+
+fn wide_fibonacci(runtime: &Runtime, sizes: &[(u32, usize)]) {
+    for &(log_rows, columns) in sizes {
         let workload = WideFibonacci { log_rows, columns };
-        same_proof(&workload, security(13).expect("known"), &format!("2^{log_rows} x {columns}"));
+        same_proof(runtime, &workload, security(13).expect("known"), &format!("2^{log_rows} x {columns}"));
     }
 }
 
-#[test]
-fn other_parameters_are_the_simd_proof_too() {
+/// A few small proofs, which start nearly every kernel.
+pub(super) fn small_proofs_are_the_simd_proofs(on: &Context) {
+    let sizes: Vec<_> = QUICK.iter().copied().filter(|(log_rows, _)| on.wants(*log_rows)).collect();
+    wide_fibonacci(on.runtime, &sizes);
+}
+
+/// Wide Fibonacci of 2^6 to 2^14 rows, and up to 2^20 if large sizes are wanted.
+pub(super) fn wide_fibonacci_is_the_simd_proof(on: &Context) {
+    wide_fibonacci(on.runtime, SMALL);
+    if on.large() {
+        wide_fibonacci(on.runtime, LARGE);
+    }
+}
+
+pub(super) fn other_parameters_are_the_simd_proof_too(on: &Context) {
     let workload = WideFibonacci { log_rows: 9, columns: 5 };
     for (pow_bits, fri) in [
         (5, FriConfig::new(0, 1, 70, 1)),
@@ -57,17 +72,19 @@ fn other_parameters_are_the_simd_proof_too() {
         (3, FriConfig::new(0, 3, 7, 1)),
     ] {
         let config = PcsConfig { pow_bits, fri_config: fri, lifting_log_size: None };
-        same_proof(&workload, config, &format!("{fri:?}"));
+        same_proof(on.runtime, &workload, config, &format!("{fri:?}"));
     }
 }
 
-#[test]
-fn simd_proofs_do_not_depend_on_the_threads() {
+pub(super) fn simd_proofs_do_not_depend_on_the_threads(_: &Context) {
     let workload = WideFibonacci { log_rows: 12, columns: 12 };
     let config = security(13).expect("known");
     let with_threads = |count: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build().expect("a pool");
-        pool.install(|| proof_bytes(&prove_simd(&workload, config, &twiddles(&workload, config)).expect("a proof")))
+        pool.install(|| {
+            let proof = prove_simd(&workload, config, &Prepared::new(&workload, config)).expect("a proof");
+            proof_bytes(&proof)
+        })
     };
     assert_eq!(with_threads(1).expect("bytes"), with_threads(2).expect("bytes"));
 }
@@ -98,12 +115,11 @@ impl Workload for Unlucky {
     }
 }
 
-#[test]
-fn a_failing_device_costs_time_but_not_the_proof() {
-    let runtime = device();
+pub(super) fn a_failing_device_costs_time_but_not_the_proof(on: &Context) {
+    let runtime = on.runtime;
     let workload = WideFibonacci { log_rows: 6, columns: 4 };
     let config = security(13).expect("known");
-    let trees = twiddles(&workload, config);
+    let trees = Prepared::new(&workload, config);
     let (proof, maker) = prove_checked(&workload, config, &trees).expect("a proof");
     assert!(matches!(maker, Maker::Device));
     runtime.set_strict(true);
@@ -115,15 +131,17 @@ fn a_failing_device_costs_time_but_not_the_proof() {
     assert!(matches!(maker, Maker::Device), "{maker:?}");
 }
 
-#[test]
-fn a_changed_proof_is_refused() {
-    device();
+pub(super) fn a_changed_proof_is_refused(_: &Context) {
     let workload = WideFibonacci { log_rows: 7, columns: 6 };
     let config = security(13).expect("known");
-    let proof = prove_on_device(&workload, config, &twiddles(&workload, config)).expect("a proof");
+    let proof = prove_on_device(&workload, config, &Prepared::new(&workload, config)).expect("a proof");
     let mut other = proof.clone();
     other.0.proof_of_work ^= 1;
     assert!(matches!(verify(&workload, config, &other), Err(Error::Unverified(_))));
+    let mut other = proof.clone();
+    other.0.commitments[0].0[0] ^= 1;
+    let error = verify(&workload, config, &other).expect_err("other fixed columns");
+    assert!(error.to_string().contains("fixed columns"), "{error}");
     let mut other = proof.clone();
     other.0.sampled_values[1][0][0] += stwo::core::fields::qm31::SecureField::from(1);
     assert!(matches!(verify(&workload, config, &other), Err(Error::Unverified(_))));

@@ -1,6 +1,7 @@
 //! Trees, sums, quotients, folds and the proof of work against stwo's own backends.
 
-use opencl::{OclBackend, OclColumn};
+use crate::backend::tree_of;
+use crate::{OclBackend, OclColumn};
 use stwo::core::channel::{Blake2sChannel, Channel};
 use stwo::core::circle::{CirclePoint, SECURE_FIELD_CIRCLE_GEN};
 use stwo::core::fields::m31::BaseField;
@@ -21,16 +22,18 @@ use stwo::prover::poly::circle::{CircleEvaluation, PolyOps, SecureEvaluation};
 use stwo::prover::vcs_lifted::ops::PackLeavesOps;
 use stwo::prover::vcs_lifted::prover::MerkleProverLifted;
 
-use crate::support::{base_values, device, rng, secure_columns, secure_value, to_device, to_host};
+use super::values::{base_values, rng, secure_columns, secure_value, to_device, to_host};
+use super::{Context, Size};
 
 type CpuTree = MerkleProverLifted<CpuBackend, Blake2sMerkleHasher>;
 type OclTree = MerkleProverLifted<OclBackend, Blake2sMerkleHasher>;
 
-#[test]
-fn trees_are_stwos() {
-    device();
+pub(super) fn trees_are_stwos(on: &Context) {
     let mut rng = rng(20);
-    let cases: [(&[u32], u32); 8] = [
+    let cases: [(&[u32], u32); 11] = [
+        (&[10; 4], 10),
+        (&[9; 4], 9),
+        (&[13, 12, 11], 13),
         (&[], 0),
         (&[1], 1),
         (&[3; 4], 3),
@@ -40,14 +43,24 @@ fn trees_are_stwos() {
         (&[4; 17], 4),
         (&[2, 8, 8, 5, 5, 5, 1, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8], 8),
     ];
-    for (logs, lifting) in cases {
+    let large: (&[u32], u32) = (&[18; 20], 18);
+    let cases = cases.into_iter().chain(on.large().then_some(large));
+    for (logs, lifting) in cases.filter(|(_, lifting)| on.wants(*lifting) || *lifting == 10) {
         let columns: Vec<_> = logs.iter().map(|log| base_values(&mut rng, 1 << log)).collect();
         let copies: Vec<_> = columns.iter().map(|values| OclColumn::from_cpu(values)).collect();
         let expected = CpuTree::commit(columns.iter().collect(), lifting, 0);
-        let tree = OclTree::commit(copies.iter().collect(), lifting, 0);
-        assert_eq!(tree.layers.len(), expected.layers.len());
-        for (layer, expected) in tree.layers.iter().zip(&expected.layers) {
-            assert_eq!(layer.to_cpu(), *expected, "{logs:?} lifted to 2^{lifting}");
+        let columns: Vec<_> = copies.iter().collect();
+        // stwo's own order of calls, then ours, with and without local memory.
+        let mut trees = vec![OclTree::commit(columns.clone(), lifting, 0)];
+        for tiles in [false, true] {
+            on.runtime.set_tiles(tiles);
+            trees.push(tree_of(&columns, lifting));
+        }
+        for (path, tree) in trees.iter().enumerate() {
+            assert_eq!(tree.layers.len(), expected.layers.len());
+            for (layer, expected) in tree.layers.iter().zip(&expected.layers) {
+                assert!(layer.to_cpu() == *expected, "{logs:?} lifted to 2^{lifting}, path {path}");
+            }
         }
     }
     let values = secure_columns(&mut rng, 64);
@@ -56,9 +69,7 @@ fn trees_are_stwos() {
     assert_eq!(packed.map(|column| column.to_cpu()), expected);
 }
 
-#[test]
-fn sums_are_stwos() {
-    device();
+pub(super) fn sums_are_stwos(_: &Context) {
     let mut rng = rng(21);
     let logs = [1, 2, 5, 5, 9];
     let columns: Vec<_> = logs.iter().map(|log| secure_columns(&mut rng, 1 << log)).collect();
@@ -77,13 +88,11 @@ fn sums_are_stwos() {
     }
 }
 
-#[test]
-fn folds_are_stwos() {
-    device();
+pub(super) fn folds_are_stwos(on: &Context) {
     let mut rng = rng(22);
-    let coset = CanonicCoset::new(11).half_coset();
+    let coset = CanonicCoset::new(if on.large() { 18 } else { 11 }).half_coset();
     let (cpu, ocl) = (CpuBackend::precompute_twiddles(coset), OclBackend::precompute_twiddles(coset));
-    for log in 1..=11 {
+    for log in (1..=11).chain(on.large().then_some(18)).filter(|log| on.wants(*log)) {
         let alpha = secure_value(&mut rng);
         let domain = CanonicCoset::new(log).circle_domain();
         let values = secure_columns(&mut rng, 1 << log);
@@ -99,7 +108,7 @@ fn folds_are_stwos() {
         assert_eq!(lambda, expected_lambda, "2^{log}");
         assert_eq!(to_host(&rest.values), expected_rest.values.columns, "2^{log}");
 
-        for step in 1..=(log - 1).min(4) {
+        for step in 1..=(log - 1).min(6) {
             let line = LineDomain::new(stwo::core::circle::Coset::half_odds(log - 1));
             let values = secure_columns(&mut rng, 1 << (log - 1));
             let folded = OclBackend::fold_line(&LineEvaluation::new(line, to_device(&values)), alpha, &ocl, step);
@@ -110,9 +119,7 @@ fn folds_are_stwos() {
     }
 }
 
-#[test]
-fn quotients_are_stwos() {
-    device();
+pub(super) fn quotients_are_stwos(_: &Context) {
     let mut rng = rng(23);
     for (logs, blowup) in
         [(vec![4_u32, 4], 1_u32), (vec![2, 3, 9, 9, 6], 1), (vec![7, 5, 7], 2), (vec![2], 1), (vec![1, 3], 1)]
@@ -153,12 +160,10 @@ fn quotients_are_stwos() {
     }
 }
 
-#[test]
-fn the_proof_of_work_is_that_of_simd() {
-    device();
+pub(super) fn the_proof_of_work_is_that_of_simd(on: &Context) {
     let mut channel = Blake2sChannel::default();
-    for bits in [0, 1, 5, 10, 14] {
-        for round in 0..3 {
+    for bits in [0, 1, 5, 10, 14].into_iter().filter(|bits| on.size > Size::Tiny || *bits == 5) {
+        for round in 0..if on.size == Size::Tiny { 1 } else { 3 } {
             channel.mix_u64(round);
             let nonce = OclBackend::grind(&channel, bits);
             assert!(channel.verify_pow_nonce(bits, nonce));

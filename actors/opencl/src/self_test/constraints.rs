@@ -1,8 +1,8 @@
 //! Constraints on the device against stwo's CPU evaluator: random AIRs on random columns, in every evaluation mode. The
 //! columns need not satisfy anything; every value of the sum of constraints is compared.
 
-use opencl::OclBackend;
-use opencl::constraints::{Compile, set_compile_mode};
+use crate::OclBackend;
+use crate::constraints::{Compile, set_compile_mode};
 use rand::Rng;
 use rand::rngs::StdRng;
 use stwo::core::air::Component;
@@ -18,7 +18,8 @@ use stwo_constraint_framework::{
     EvalAtRow, FrameworkComponent, FrameworkEval, RelationEntry, TraceLocationAllocator, relation,
 };
 
-use crate::support::{device, rng, secure_value};
+use super::values::{rng, secure_value};
+use super::{Context, Size};
 
 relation!(Pairs, 3);
 
@@ -202,11 +203,15 @@ fn check(rng: &mut StdRng, air: &RandomAir, blowup: u32, mode: EvaluationMode, n
     assert!(result == expected, "{name}, 2^{} rows, {mode:?}", air.log_size);
 }
 
-#[test]
-fn random_constraints_have_the_cpu_values() {
-    let runtime = device();
+pub(super) fn random_constraints_have_the_cpu_values(on: &Context) {
+    let runtime = on.runtime;
     runtime.set_strict(true);
-    for seed in 0..8 {
+    let seeds = match on.size {
+        Size::Tiny => 2,
+        Size::Small => 8,
+        Size::Large => 40,
+    };
+    for seed in 0..seeds {
         let mut rng = rng(100 + seed);
         let log_size = [4, 5, 7, 9][seed as usize % 4];
         let air = RandomAir::new(&mut rng, log_size, 1 + u32::from(seed % 3 == 2), seed % 2 == 1);
@@ -217,9 +222,8 @@ fn random_constraints_have_the_cpu_values() {
     }
 }
 
-#[test]
-fn another_program_compiles_nothing() {
-    let runtime = device();
+pub(super) fn another_program_compiles_nothing(on: &Context) {
+    let runtime = on.runtime;
     let mut rng = rng(200);
     let air = RandomAir::new(&mut rng, 5, 1, true);
     check(&mut rng, &air, 1, EvaluationMode::SubDomain { log_expansion: 0 }, "first");
@@ -232,9 +236,8 @@ fn another_program_compiles_nothing() {
     assert_eq!(runtime.cache_report(), report);
 }
 
-#[test]
-fn many_constraints_are_split() {
-    let runtime = device();
+pub(super) fn many_constraints_are_split(on: &Context) {
+    let runtime = on.runtime;
     runtime.set_strict(true);
     let mut rng = rng(300);
     let mut air = RandomAir::new(&mut rng, 5, 1, false);
@@ -254,9 +257,8 @@ fn many_constraints_are_split() {
     assert_eq!(whole, runtime.counters().since(&before).kernels + 1, "two kernels instead of one");
 }
 
-#[test]
-fn without_a_kernel_the_host_evaluates_and_says_so() {
-    let runtime = device();
+pub(super) fn without_a_kernel_the_host_evaluates_and_says_so(on: &Context) {
+    let runtime = on.runtime;
     let mut rng = rng(400);
     let air = RandomAir::new(&mut rng, 4, 1, true);
     set_compile_mode(Compile::Background);

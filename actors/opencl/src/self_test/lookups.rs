@@ -1,10 +1,10 @@
 //! Property test: random AIRs whose traces do satisfy them, with columns that refer to neighbouring rows, a preprocessed
 //! column and lookups, give the same proof on the device as with `SimdBackend`.
 
+use crate::air::{proof_bytes, security};
+use crate::prove::{Proof, Scheme, commit, prove};
+use crate::{OclBackend, OclColumn};
 use num_traits::{One, Zero};
-use opencl::air::{proof_bytes, security};
-use opencl::prove::{Proof, Scheme, commit, prove};
-use opencl::{OclBackend, OclColumn};
 use rand::Rng;
 use rand::rngs::StdRng;
 use stwo::core::air::Component;
@@ -25,7 +25,8 @@ use stwo_constraint_framework::{
     EvalAtRow, FrameworkComponent, FrameworkEval, Relation, RelationEntry, TraceLocationAllocator, relation,
 };
 
-use crate::support::{device, rng};
+use super::Context;
+use super::values::rng;
 
 relation!(Triples, 3);
 
@@ -230,11 +231,10 @@ impl Statement {
     }
 }
 
-#[test]
-fn random_airs_with_lookups_give_the_simd_proof() {
-    let runtime = device();
+pub(super) fn random_airs_with_lookups_give_the_simd_proof(on: &Context) {
+    let runtime = on.runtime;
     runtime.set_strict(true);
-    for seed in 0..5 {
+    for seed in 0..if on.large() { 10 } else { 5 } {
         let mut rng = rng(500 + seed);
         let log_size = 5 + seed as u32;
         let air = LookupAir::new(&mut rng, log_size);
