@@ -70,6 +70,11 @@ impl Layout {
         self.root.join("work")
     }
 
+    /// What is kept per OpenCL driver: compiled kernels, measured speeds, the drivers' own caches. May be deleted.
+    pub fn gpu(&self) -> PathBuf {
+        self.root.join("gpu")
+    }
+
     /// The lock file.
     pub fn lock(&self) -> PathBuf {
         self.root.join("LOCK")
@@ -92,7 +97,8 @@ impl Home {
         let layout = Layout::new(root);
         private_dir(layout.root())?;
         let lock = take_lock(&layout)?;
-        for dir in [layout.keys(), layout.db(), layout.wal(), layout.guard(), layout.blobs(), layout.work()] {
+        let data = [layout.keys(), layout.db(), layout.wal(), layout.guard(), layout.blobs()];
+        for dir in data.into_iter().chain([layout.work(), layout.gpu()]) {
             private_dir(&dir)?;
         }
         Ok(Self { layout, _lock: lock })

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use prover::fleet::BackendChoice;
 use storage::BlobLimits;
 use types::genesis::Genesis;
 use types::keys::SecretKey;
@@ -56,6 +57,14 @@ pub struct ProverConfig {
     pub idle_ms: u64,
     /// Whether the worker makes its tables when the node starts, not with its first job.
     pub warm_at_start: bool,
+    /// Which backend is asked for.
+    pub backend: BackendChoice,
+    /// The binary that drives OpenCL devices.
+    pub gpu_exe: PathBuf,
+    /// Devices that are used whatever their speed, and no others: numbers or parts of names; none for all.
+    pub devices: Vec<String>,
+    /// Devices that are never used.
+    pub exclude: Vec<String>,
 }
 
 /// Configuration of the executor child.

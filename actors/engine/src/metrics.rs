@@ -1,8 +1,10 @@
 //! The engine's numbers, under the names that operators' dashboards use. Labels are bounded: no job or validator ids.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
+use prover::fleet::Reason;
 
 /// All metrics of one engine.
 #[derive(Debug)]
@@ -30,6 +32,14 @@ pub(crate) struct Metrics {
     pub(crate) verify_seconds: Histogram,
     /// Own proofs, from turn to checked proof.
     pub(crate) prove_seconds: Histogram,
+    /// Phases of own proofs, by backend and phase.
+    pub(crate) prover_phase_seconds: HistogramVec,
+    /// Own proofs, by backend.
+    pub(crate) prover_proofs: IntCounterVec,
+    /// Proofs that a device began and the processor made, by kind of reason.
+    pub(crate) prover_fallbacks: IntCounterVec,
+    /// OpenCL devices of this machine, by state.
+    pub(crate) prover_devices: IntGaugeVec,
     /// Jobs that are not terminal.
     pub(crate) jobs_pending: IntGauge,
     /// Messages refused because a mailbox was full, by actor.
@@ -66,6 +76,14 @@ pub(crate) struct Metrics {
     pub(crate) validation_seconds: Histogram,
     /// From a proposed block's time to its arrival, by this machine's clock.
     pub(crate) propagation_seconds: Histogram,
+}
+
+/// Shows the values of a counter's only label from the start.
+fn shown<const N: usize>(counter: IntCounterVec, values: [&str; N]) -> IntCounterVec {
+    for value in values {
+        counter.with_label_values(&[value]).inc_by(0);
+    }
+    counter
 }
 
 impl Metrics {
@@ -110,6 +128,20 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
+        let prover_devices = IntGaugeVec::new(
+            Opts::new("proofmesh_prover_devices", "OpenCL devices of this machine, by what the node does with them."),
+            &["state"],
+        )?;
+        registry.register(Box::new(prover_devices.clone()))?;
+        let prover_phase_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "proofmesh_prover_phase_seconds",
+                "Phases of own proofs that were made, by the backend that made them.",
+            )
+            .buckets(vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0]),
+            &["backend", "phase"],
+        )?;
+        registry.register(Box::new(prover_phase_seconds.clone()))?;
         let restarts = "Restarts of the actor since the start of the node.";
         let restart_gauge = IntGaugeVec::new(Opts::new("service_restart_count", restarts), &["actor"])?;
         registry.register(Box::new(restart_gauge.clone()))?;
@@ -170,6 +202,20 @@ impl Metrics {
                 "Own proofs, from turn to checked proof.",
                 &long,
             )?,
+            prover_phase_seconds,
+            prover_proofs: shown(
+                counters("proofmesh_prover_proofs_total", "Own proofs that were made, by backend.", &["backend"])?,
+                ["cpu", "opencl"],
+            ),
+            prover_fallbacks: shown(
+                counters(
+                    "proofmesh_prover_fallbacks_total",
+                    "Proofs that a device began and the processor had to make, by kind of reason.",
+                    &["reason"],
+                )?,
+                Reason::ALL.map(Reason::name),
+            ),
+            prover_devices,
             transactions: counter("proofmesh_transactions_applied_total", "Transactions in applied blocks.")?,
             votes: counters("consensus_votes_total", "Own verdicts on claims, by answer.", &["verdict"])?,
             refused,

@@ -158,7 +158,7 @@ pub(crate) fn job_view(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<
         rank: t.rank,
         deadline_ms: t.deadline_ms,
         proof_hash: t.proof_hash,
-        progress: if own.job_id == Some(*id) { own.progress.clone() } else { None },
+        progress: own.running.iter().find(|line| line.job_id == *id).and_then(|line| line.progress.clone()),
         rejections: t
             .rejections
             .iter()

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use consensus::{Guard, GuardRecord, Machine};
 use network::NetworkConfig;
+use prover::fleet::FleetConfig;
 use prover::worker::WorkerConfig;
 use ractor::{Actor, ActorRef};
 use storage::blobs::BlobStore;
@@ -121,13 +122,7 @@ pub async fn start(config: EngineConfig) -> Result<EngineHandle, StartError> {
     let opened = open(&config, &layout)?;
     let network = network_config(&config)?;
     let (chain_sender, chain) = watch::channel(Arc::new(opened.view));
-    let idle = ProverStatusView {
-        state: "off".into(),
-        reason: "this node does not prove (prover.enabled is false)".into(),
-        worker_pid: None,
-        job_id: None,
-        progress: None,
-    };
+    let idle = ProverStatusView::off("this node does not prove (node.prover is false)");
     let (status_sender, prover_status) = watch::channel(idle);
     let wiring = Wiring {
         genesis: Arc::new(config.genesis.clone()),
@@ -291,14 +286,16 @@ fn app(config: &EngineConfig, layout: &Layout, wiring: &Wiring, status: watch::S
         worker.threads = p.threads;
         worker.idle_limit = Duration::from_millis(p.idle_ms);
         let (wiring, key) = (wiring.clone(), p.key.clone());
-        let args = ProverArgs {
-            wiring,
-            key,
-            worker,
-            memory_bytes: p.memory_bytes,
+        let fleet = FleetConfig {
+            cpu: worker,
+            backend: p.backend,
+            binary: p.gpu_exe.clone(),
+            devices: p.devices.clone(),
+            exclude: p.exclude.clone(),
+            cache: layout.gpu(),
             warm: p.warm_at_start,
-            status: Arc::new(status),
         };
+        let args = ProverArgs { wiring, key, fleet, memory_bytes: p.memory_bytes, status: Arc::new(status) };
         children.push(Child::new("prover", move || (Prover, args.clone())));
     }
     children.push(Child::of("scheduler", wiring, || Scheduler));

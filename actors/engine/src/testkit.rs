@@ -109,13 +109,7 @@ impl TestChain {
         let head = store.head().unwrap().unwrap();
         let view = blocks::view(store.snapshot(), None, head.state_root, head.time_ms).unwrap();
         let (chain, receiver) = watch::channel(Arc::new(view));
-        let status = ProverStatusView {
-            state: "off".into(),
-            reason: "none".into(),
-            worker_pid: None,
-            job_id: None,
-            progress: None,
-        };
+        let status = ProverStatusView::off("none");
         let wiring = Wiring {
             genesis_hash: genesis.hash(),
             verified: Arc::new(crate::verified::Verified::new(genesis.hash())),

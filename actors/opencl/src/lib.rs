@@ -15,9 +15,11 @@ pub mod device;
 pub mod error;
 pub mod field;
 mod kernels;
+pub mod measure;
 pub mod probe;
 pub mod prove;
 pub mod self_test;
+pub mod worker;
 
 pub use backend::{OclBackend, OclColumn};
 pub use error::{Error, Result};

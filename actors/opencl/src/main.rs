@@ -12,7 +12,8 @@ use opencl::bench::{Plan, Report, compare, on_device_with, on_host_with, text};
 use opencl::device::{CacheReport, Choice, DeviceInfo, Listing, Options, Runtime, list, open};
 use opencl::error::{Error, Result};
 use opencl::self_test::{Passed, Selection, Size};
-use opencl::{cairo, probe, self_test};
+use opencl::{cairo, measure, probe, self_test, worker};
+use prover::worker::Kind;
 use stwo::core::fields::m31::BaseField;
 
 /// Proves on OpenCL devices.
@@ -52,6 +53,21 @@ enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Times a short proof on the device and on the processor, as JSON; run by a node that has to choose.
+    #[command(hide = true)]
+    Measure {
+        #[command(flatten)]
+        device: DeviceArgs,
+    },
+    /// Proves for a node; started by the node itself.
+    #[command(hide = true)]
+    Worker {
+        #[command(flatten)]
+        device: DeviceArgs,
+        /// Which of a node's workers to be.
+        #[arg(value_parser = worker_kind)]
+        kind: Kind,
     },
     /// Prints the devices as JSON; run in a child process by `devices`.
     #[command(name = probe::COMMAND, hide = true)]
@@ -172,6 +188,11 @@ struct BenchAir {
     device: DeviceArgs,
 }
 
+fn worker_kind(name: &str) -> std::result::Result<Kind, String> {
+    let known = Kind::from_name(name).filter(|kind| *kind != Kind::Execute);
+    known.ok_or_else(|| format!("{name:?} is no worker of this binary: prove or trace"))
+}
+
 impl DeviceArgs {
     fn options(&self) -> Options {
         let choice = Choice { device: self.device.clone(), exclude: self.exclude.clone(), allow_cpu: self.allow_cpu };
@@ -219,6 +240,14 @@ fn run(command: Command) -> Result<String> {
             if as_json { json(&listing) } else { Ok(table(&listing)) }
         }
         Command::Probe => json(&list()?),
+        Command::Measure { device } => {
+            // Nobody reads the answer once the node is gone.
+            if let Err(error) = prover::worker::die_with_parent() {
+                tracing::warn!(%error, "this process outlives the node");
+            }
+            json(&measure::measure(device.open()?)?)
+        }
+        Command::Worker { device, kind } => worker::run(kind, &device.options()),
         Command::SelfTest { device, large, tiny, only, json: as_json } => {
             let runtime = open(&device.options())?;
             let size = match (tiny, large) {

@@ -177,17 +177,38 @@ impl<B: Backend> Engine<B> {
     /// [`ProveError`].
     pub fn prove(&mut self, request: ProveRequest, observer: Observer) -> Result<Proven, ProveError> {
         let clock = Clock::new(observer);
-        let ProveRequest { statement, prover, program, args, max_steps, memory_limit } = request;
-        let (program, args) = open_input(&statement, &program, args.as_deref())?;
-        let (hash_function, binding) = (statement.hash_function, statement.binding_words(&prover));
-        let run = RunRequest { program, args, hash_function, binding, max_steps, trace: true };
-        let Made { proof, output, steps, total_steps, estimated_bytes } = self.make(run, memory_limit, &clock)?;
+        let (statement, prover, memory_limit) = (request.statement.clone(), request.prover, request.memory_limit);
+        let run = opened(request)?;
+        self.make_warm(&clock)?;
+        let traced = traced(run, &clock)?;
+        self.prove_traced(&statement, &prover, traced, memory_limit, &clock)
+    }
+
+    /// Makes the shared tables as a stage of a proof, if they are not there.
+    pub(crate) fn make_warm(&mut self, clock: &Clock) -> Result<(), ProveError> {
+        if !self.backend.is_warm() {
+            clock.enter(Stage::Warming);
+            self.backend.warm_up()?;
+        }
+        Ok(())
+    }
+
+    /// Proves a run, wherever it ran, and checks the proof with the strict verifier.
+    pub(crate) fn prove_traced(
+        &mut self,
+        statement: &Statement,
+        prover: &PublicKey,
+        traced: Traced,
+        memory_limit: Option<u64>,
+        clock: &Clock,
+    ) -> Result<Proven, ProveError> {
+        let Made { proof, output, steps, total_steps, estimated_bytes } = self.make(traced, memory_limit, clock)?;
         clock.enter(Stage::Verifying);
         let bytes = proof::envelope::proof_bytes(&proof).map_err(unprovable)?;
         drop(proof);
         let blob = proof::envelope::encode_bytes(&bytes).map_err(unprovable)?;
         let since = Instant::now();
-        let verified = proof::cairo::verify(&blob, &statement, &prover)
+        let verified = proof::cairo::verify(&blob, statement, prover)
             .map_err(|rejection| B::failed(format!("the strict verifier refuses the proof: {rejection}")))?;
         let verify_us = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         if verified.output != output {
@@ -216,23 +237,15 @@ impl<B: Backend> Engine<B> {
         let args = Arguments::parse(program.kind(), run.args.as_deref())?;
         let BoundRun { hash_function, binding, max_steps, .. } = run;
         let run = RunRequest { program, args, hash_function, binding, max_steps, trace: true };
-        let made = self.make(run, None, &clock)?;
+        self.make_warm(&clock)?;
+        let made = self.make(traced(run, &clock)?, None, &clock)?;
         let blob = proof::envelope::encode(&made.proof).map_err(unprovable)?;
         Ok(Unchecked { blob, output: made.output, steps: made.steps })
     }
 
-    /// Runs and proves.
-    fn make(&mut self, request: RunRequest, memory_limit: Option<u64>, clock: &Clock) -> Result<Made, ProveError> {
-        if !self.backend.is_warm() {
-            clock.enter(Stage::Warming);
-            self.backend.warm_up()?;
-        }
-        clock.enter(Stage::Running);
-        let run = run(request)?;
-        let (output, steps, total_steps) = (run.output, run.steps, run.total_steps);
-        clock.enter(Stage::Adapting);
-        let input = adapted(&run.runner)?;
-        drop(run.runner);
+    /// Proves a run.
+    fn make(&mut self, traced: Traced, memory_limit: Option<u64>, clock: &Clock) -> Result<Made, ProveError> {
+        let Traced { input, output, steps, total_steps } = traced;
         let estimate = memory::estimate(&ExecutionResources::from_prover_input(&input), total_steps);
         let plan = self.backend.plan(estimate, memory_limit)?;
         let proof = self.prove_input(input, &plan, clock)?;
@@ -254,6 +267,14 @@ impl<B: Backend> Engine<B> {
     }
 }
 
+/// A run, brought into the prover's form: all that a proof needs of it.
+pub(crate) struct Traced {
+    pub(crate) input: ProverInput,
+    pub(crate) output: Vec<Felt>,
+    pub(crate) steps: u64,
+    pub(crate) total_steps: u64,
+}
+
 /// A run and its proof.
 struct Made {
     proof: proof::envelope::CairoProof,
@@ -265,6 +286,24 @@ struct Made {
 
 fn unprovable(detail: impl std::fmt::Display) -> ProveError {
     ProveError::Unprovable { detail: detail.to_string() }
+}
+
+/// The run that a request asks for, once its files are loaded and compared with its statement.
+pub(crate) fn opened(request: ProveRequest) -> Result<RunRequest, ProgramError> {
+    let ProveRequest { statement, prover, program, args, max_steps, .. } = request;
+    let (program, args) = open_input(&statement, &program, args.as_deref())?;
+    let (hash_function, binding) = (statement.hash_function, statement.binding_words(&prover));
+    Ok(RunRequest { program, args, hash_function, binding, max_steps, trace: true })
+}
+
+/// Runs a program and brings the run into the prover's form. The only part of a proof that touches hostile code.
+pub(crate) fn traced(request: RunRequest, clock: &Clock) -> Result<Traced, ProveError> {
+    clock.enter(Stage::Running);
+    let run = run(request)?;
+    let (output, steps, total_steps) = (run.output, run.steps, run.total_steps);
+    clock.enter(Stage::Adapting);
+    let input = adapted(&run.runner)?;
+    Ok(Traced { input, output, steps, total_steps })
 }
 
 /// Loads program and arguments and compares them with the statement.

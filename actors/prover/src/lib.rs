@@ -10,6 +10,7 @@
 //! | [`mod@execute`] | the same run without a proof |
 //! | [`local`] | statements that belong to no chain |
 //! | [`memory`] | what a proof will take |
+//! | [`fleet`] | where a node's proofs are made: devices that are worth it, and the processor |
 //! | [`worker`] | the above in sandboxed child processes: [`worker::main`] inside the child, [`worker::Worker`] outside |
 //! | [`mod@bench`] | measurements |
 //! | [`export`] | proofs for upstream tools |
@@ -28,6 +29,7 @@ pub mod export;
 mod felt;
 #[cfg(test)]
 mod fixtures;
+pub mod fleet;
 pub mod flow;
 mod hash;
 pub mod hints;

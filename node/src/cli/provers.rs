@@ -4,7 +4,6 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use types::transaction::Action;
 
-use super::gpu::GpuArgs;
 use super::output::{lines, plain, table};
 use super::tx::{Signer, SigningArgs, submit};
 use super::{ClientArgs, Context, gpu};
@@ -23,8 +22,8 @@ pub(super) enum ProverCommand {
     List(ClientArgs),
     /// What the node's own prover does, and why.
     Status(ClientArgs),
-    /// The OpenCL devices of this machine, and which can be used.
-    Devices(GpuArgs),
+    /// The OpenCL devices of this machine, and what the node does with each: state, measured speed, reason.
+    Devices(ClientArgs),
 }
 
 /// What a prover takes.
@@ -63,7 +62,7 @@ pub(super) fn prover(context: &Context, command: &ProverCommand) -> Result<(), F
         ProverCommand::Exit(args) => sign_and_send(context, &args.signing, &args.client, Action::ExitProver),
         ProverCommand::List(args) => list(context, args),
         ProverCommand::Status(args) => status(context, args),
-        ProverCommand::Devices(args) => gpu::run(context.out, &["devices"], args),
+        ProverCommand::Devices(args) => gpu::devices(context, args),
     }
 }
 
@@ -103,7 +102,7 @@ fn status(context: &Context, args: &ClientArgs) -> Result<(), Failure> {
     let client = Client::of(&context.home, args)?;
     let status: Value = block_on(client.call("prover_status", json!([])))?;
     context.out.answer(&status, |status| {
-        let names = ["state", "reason", "worker_pid", "job_id"];
+        let names = ["state", "reason", "worker_pid", "job_id", "backend", "backend_reason", "capacity"];
         lines(&names.map(|name| (name, plain(&status[name]))))
     })
 }

@@ -13,7 +13,7 @@ use toml::Value as Toml;
 use tracing::{error, info, warn};
 use types::genesis::Genesis;
 
-use super::Context;
+use super::{Context, gpu};
 use crate::config::{Config, layers};
 use crate::failure::{Exit, Failure};
 use crate::{cpu, http, keys, stored, system};
@@ -35,6 +35,15 @@ pub(crate) struct StartArgs {
     /// Address of the peer-to-peer network, IP:PORT or multiaddr.
     #[arg(long, value_name = "ADDR")]
     p2p: Option<String>,
+    /// What to prove on: auto, cpu or opencl.
+    #[arg(long, value_name = "BACKEND")]
+    prover_backend: Option<String>,
+    /// OpenCL devices to prove on, whatever their speed: numbers or parts of names, separated by commas.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    prover_devices: Vec<String>,
+    /// OpenCL devices never to prove on, likewise.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    prover_exclude: Vec<String>,
     /// text or json.
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -49,6 +58,12 @@ impl StartArgs {
         let mut flags: layers::Flags = vec![];
         flags.extend(self.rpc.as_ref().map(|v| ("rpc.listen", text(v))));
         flags.extend(self.p2p.as_ref().map(|v| ("p2p.listen", Toml::Array(vec![text(v)]))));
+        flags.extend(self.prover_backend.as_ref().map(|v| ("prover.backend", text(v))));
+        for (key, list) in [("prover.devices", &self.prover_devices), ("prover.exclude", &self.prover_exclude)] {
+            if !list.is_empty() {
+                flags.push((key, Toml::Array(list.iter().map(text).collect())));
+            }
+        }
         flags.extend(self.log_format.as_ref().map(|v| ("log.format", text(v))));
         flags.extend(self.log_filter.as_ref().map(|v| ("log.filter", text(v))));
         flags
@@ -109,8 +124,13 @@ fn engine_config(context: &Context, config: &Config, genesis: Genesis) -> Result
         0 => system::memory().total_mb.saturating_sub(MEMORY_LEFT_MIB) << 20,
         mib => u64::from(mib) << 20,
     };
+    let backend = config.prover_backend()?;
     let prover = config.node.prover.then(|| ProverConfig {
         key: account.clone(),
+        backend,
+        gpu_exe: gpu::binary(config, &worker_exe),
+        devices: config.prover.devices.clone(),
+        exclude: config.prover.exclude.clone(),
         worker_exe: worker_exe.clone(),
         threads,
         memory_bytes,

@@ -8,9 +8,17 @@ pub(crate) mod template;
 
 use std::net::SocketAddr;
 
+use prover::fleet::BackendChoice;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+
+/// Devices named in a list at most.
+const DEVICES_MAX: usize = 64;
+/// Longest part of a device's name, in bytes.
+const DEVICE_NAME_MAX: usize = 128;
+/// Where the devices' numbers and names are.
+const DEVICES_REMEDY: &str = "see: proofmesh prover devices";
 
 /// The whole configuration. Every key has a default, and `template::KEYS` documents it.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
@@ -86,6 +94,14 @@ pub(crate) struct Prover {
     pub(crate) warm_at_start: bool,
     /// Largest step limit taken.
     pub(crate) steps_max: u64,
+    /// `auto`, `cpu` or `opencl`.
+    pub(crate) backend: String,
+    /// OpenCL devices that are used whatever their speed, and no others: numbers or parts of names.
+    pub(crate) devices: Vec<String>,
+    /// OpenCL devices that are never used, likewise.
+    pub(crate) exclude: Vec<String>,
+    /// The binary that drives OpenCL devices; empty for the one beside this binary.
+    pub(crate) gpu_binary: String,
 }
 
 /// Section `storage`.
@@ -129,7 +145,17 @@ impl Default for Rpc {
 
 impl Default for Prover {
     fn default() -> Self {
-        Self { threads: 0, memory_mib: 0, idle_s: 600, warm_at_start: true, steps_max: 16_000_000 }
+        Self {
+            threads: 0,
+            memory_mib: 0,
+            idle_s: 600,
+            warm_at_start: true,
+            steps_max: 16_000_000,
+            backend: BackendChoice::Auto.name().into(),
+            devices: vec![],
+            exclude: vec![],
+            gpu_binary: String::new(),
+        }
     }
 }
 
@@ -199,6 +225,25 @@ impl Config {
                 ));
             }
         }
+        self.prover_backend()?;
+        for (key, list) in [("prover.devices", &self.prover.devices), ("prover.exclude", &self.prover.exclude)] {
+            if list.len() > DEVICES_MAX {
+                let limit = format!("at most {DEVICES_MAX} devices");
+                return Err(bad(key, &list.len().to_string(), &limit, "shorten the list"));
+            }
+            if let Some(name) = list.iter().find(|name| name.trim().is_empty() || name.len() > DEVICE_NAME_MAX) {
+                let limit = format!("a device's number or a part of its name, at most {DEVICE_NAME_MAX} bytes");
+                return Err(bad(key, &format!("{name:?}"), &limit, DEVICES_REMEDY));
+            }
+        }
+        if let Some(both) = self.prover.devices.iter().find(|name| self.prover.exclude.contains(name)) {
+            let limit = "in one of prover.devices and prover.exclude";
+            return Err(bad("prover.exclude", both, limit, "take it out of one of the two lists"));
+        }
+        if self.prover.backend == BackendChoice::Cpu.name() && !self.prover.devices.is_empty() {
+            let value = self.prover.devices.join(",");
+            return Err(bad("prover.devices", &value, "empty while prover.backend is cpu", "set prover.backend to opencl"));
+        }
         if !matches!(self.log.format.as_str(), "text" | "json") {
             return Err(bad("log.format", &self.log.format, "text or json", "choose one of the two"));
         }
@@ -206,6 +251,16 @@ impl Config {
             bad("log.filter", &self.log.filter, "levels by module", "write for example: info,engine=debug")
         })?;
         Ok(())
+    }
+
+    /// The prover's backend.
+    ///
+    /// # Errors
+    /// A configuration error when it is none.
+    pub(crate) fn prover_backend(&self) -> Result<BackendChoice, Failure> {
+        let text = &self.prover.backend;
+        BackendChoice::from_name(text)
+            .ok_or_else(|| bad("prover.backend", text, "auto, cpu or opencl", "choose one of the three"))
     }
 
     /// The peer-to-peer listening addresses as socket addresses.

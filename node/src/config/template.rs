@@ -41,6 +41,17 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "Whether the worker makes its tables when the node starts: the first job is then faster by seconds.",
     ),
     ("prover.steps_max", "Largest step limit of a job that this prover takes."),
+    (
+        "prover.backend",
+        "auto proves on the OpenCL devices that are measured to be faster than the CPU, cpu touches no driver, opencl takes \
+         the devices whatever their speed. The CPU always stands in for a device that is missing or fails.",
+    ),
+    (
+        "prover.devices",
+        "OpenCL devices to use whatever their speed, and no others: numbers or parts of names as in proofmesh prover devices.",
+    ),
+    ("prover.exclude", "OpenCL devices never to use, likewise."),
+    ("prover.gpu_binary", "The binary that drives OpenCL devices; empty for proofmesh-gpu beside the node's own binary."),
     ("storage.blob_budget_mib", "Disk for programs, arguments and proofs in MiB; nothing of a live job is dropped."),
     (
         "storage.disk_reserve_mib",

@@ -64,6 +64,12 @@ fn types_and_limits_are_named() {
         ("[rpc]\nlisten = \"localhost\"", vec![], "rpc.listen"),
         ("[log]\nformat = \"xml\"", vec![], "log.format"),
         ("[log]\nfilter = \"a=b=c\"", vec![], "log.filter"),
+        ("[prover]\nbackend = \"cuda\"", vec![], "prover.backend"),
+        ("[prover]\ndevices = [\"\"]", vec![], "prover.devices"),
+        ("[prover]\ndevices = [0]", vec![], "prover.devices"),
+        ("[prover]\nbackend = \"cpu\"\ndevices = [\"0\"]", vec![], "prover.devices"),
+        ("[prover]\ndevices = [\"0\", \"1\"]\nexclude = [\"1\"]", vec![], "prover.exclude"),
+        ("", vec![("PROOFMESH_PROVER__BACKEND", "gpu")], "prover.backend"),
         ("", vec![("PROOFMESH_NODE__VALIDATOR", "yes")], "node.validator"),
         ("", vec![("PROOFMESH_RPC__CONNECTIONS_MAX", "1")], "rpc.connections_max"),
     ] {
@@ -71,6 +77,19 @@ fn types_and_limits_are_named() {
         assert_eq!((failure.exit, failure.field.as_deref()), (Exit::Config, Some(field)), "{failure}");
         assert!(failure.message.contains("from"), "{failure}");
     }
+}
+
+#[test]
+fn devices_are_lists_of_numbers_and_names() {
+    let env = [("PROOFMESH_PROVER__DEVICES", "0, RTX 4090"), ("PROOFMESH_PROVER__BACKEND", "opencl")];
+    let flags = vec![("prover.exclude", Value::Array(vec![Value::String("cpu".into())]))];
+    let config = with("[prover]\nbackend = \"auto\"", &env, flags).unwrap().config;
+    assert_eq!(config.prover.devices, ["0", "RTX 4090"]);
+    assert_eq!(config.prover.exclude, ["cpu"]);
+    assert_eq!(config.prover_backend().unwrap().name(), "opencl");
+    let failure = with("[prover]\nbackend = \"cuda\"", &[], vec![]).unwrap_err();
+    assert_eq!((failure.value.as_deref(), failure.limit.as_deref()), (Some("cuda"), Some("auto, cpu or opencl")));
+    assert!(failure.remedy.is_some());
 }
 
 #[test]

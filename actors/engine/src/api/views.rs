@@ -1,6 +1,7 @@
 //! What a node answers: plain structs, ready for JSON. Hashes and keys are lower-case hex, felts 0x-hex, amounts decimal
 //! strings, heights and times numbers.
 
+use prover::fleet::DeviceStatus;
 use serde::{Deserialize, Serialize};
 use types::felt::Felt;
 use types::ids::{Amount, BlobHash, BlockId, GenesisHash, Height, JobId, StateRoot, TimeMs, TxId};
@@ -239,10 +240,55 @@ pub struct ProverStatusView {
     pub state: String,
     /// Why: what it works on, or why it is idle.
     pub reason: String,
+    /// Process id of the worker; of the first in `running`, if there are several.
+    pub worker_pid: Option<u32>,
+    /// Job it works on; the first in `running`.
+    pub job_id: Option<JobId>,
+    /// How far that is.
+    pub progress: Option<ProgressView>,
+    /// What the next proof is made on: `opencl` or `cpu`.
+    pub backend: String,
+    /// Why.
+    pub backend_reason: String,
+    /// Proofs that can be made at once.
+    pub capacity: usize,
+    /// All tasks in work.
+    pub running: Vec<RunningView>,
+    /// The OpenCL devices of this machine and what the node thinks of them.
+    pub devices: Vec<DeviceStatus>,
+}
+
+impl ProverStatusView {
+    /// A node that does not prove, and why.
+    pub fn off(reason: &str) -> Self {
+        Self {
+            state: "off".into(),
+            reason: reason.into(),
+            worker_pid: None,
+            job_id: None,
+            progress: None,
+            backend: "none".into(),
+            backend_reason: reason.into(),
+            capacity: 0,
+            running: vec![],
+            devices: vec![],
+        }
+    }
+}
+
+/// One task in work.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunningView {
+    /// Its job.
+    pub job_id: JobId,
+    /// Attempt.
+    pub attempt: u32,
+    /// `opencl` or `cpu`; none when there is nothing left to prove.
+    pub backend: Option<String>,
+    /// The device.
+    pub device: Option<String>,
     /// Process id of the worker.
     pub worker_pid: Option<u32>,
-    /// Job it works on.
-    pub job_id: Option<JobId>,
     /// How far it is.
     pub progress: Option<ProgressView>,
 }

@@ -30,6 +30,8 @@ use crate::wiring::{ChainView, Wiring, wall_clock};
 const KEEP_LIMIT: Duration = Duration::from_secs(120);
 /// Blobs being brought here at once.
 const KEEPING_MAX: usize = 64;
+/// Turns offered to the prover with one block: more than it has places, since its older tasks are offered again.
+const TURNS_MAX: usize = 32;
 /// Blocks between two sweeps of blobs whose retention ended.
 const SWEEP_BLOCKS: u64 = 64;
 
@@ -112,7 +114,7 @@ pub(crate) fn announce_job(wiring: &Wiring, view: &ChainView, job: &JobId) {
 
 fn follow(state: &mut SchedulerState, view: &Arc<ChainView>) -> Result<(), ActorProcessingErr> {
     let mut open = Vec::new();
-    let mut turns: BTreeMap<TimeMs, Turn> = BTreeMap::new();
+    let mut turns: BTreeMap<(TimeMs, JobId), Turn> = BTreeMap::new();
     let mut claims = Vec::new();
     for job in reads::live_jobs(view)? {
         let (Some(record), Some(task)) = (reads::job(view, &job)?, reads::task(view, &job)?) else { continue };
@@ -120,7 +122,7 @@ fn follow(state: &mut SchedulerState, view: &Arc<ChainView>) -> Result<(), Actor
             TaskState::Open => {
                 if let Some(turn) = own_turn(state, view, &job, &record, &task)? {
                     open.push((job, task.attempt));
-                    turns.entry(record.submitted_ms).or_insert(turn);
+                    turns.insert((record.submitted_ms, job), turn);
                 }
             }
             TaskState::Voting(_) => claims.extend(claim_to_check(state, view, &job, &record, &task)?),
@@ -134,8 +136,8 @@ fn follow(state: &mut SchedulerState, view: &Arc<ChainView>) -> Result<(), Actor
     }
     if state.wiring.prover.is_some() {
         let _closed = state.wiring.mail.prover.send_owed(ProverMsg::Keep { open });
-        // The oldest job first; the prover takes it if it is free.
-        if let Some((_, turn)) = turns.pop_first() {
+        // The oldest jobs first; the prover takes as many as it has free places.
+        for turn in turns.into_values().take(TURNS_MAX) {
             let _full = state.wiring.mail.prover.send(ProverMsg::Turn(Box::new(turn)));
         }
     }

@@ -10,10 +10,10 @@ use crate::engine::{Engine, ProveError, ProveRequest};
 use crate::error::shorten;
 use crate::execute::{ExecuteRequest, execute};
 use crate::inspect::inspect;
-use crate::stages::Stage;
-use crate::worker::Kind;
+use crate::stages::Observer;
 use crate::worker::sandbox::{self, Bounds, Sandbox};
 use crate::worker::wire::{self, Refusal, Request, Response};
+use crate::worker::{Kind, trace};
 
 /// Names of the variables by which the parent passes bounds. Everything else of its environment stays with it.
 pub(crate) const ENV_MEMORY: &str = "PROOFMESH_WORKER_MEMORY_BYTES";
@@ -30,7 +30,12 @@ const EXIT_BROKEN: i32 = 70;
 
 /// Runs a worker until its parent closes the private descriptor. Never returns.
 pub(crate) fn main(kind: Kind) -> ! {
-    match run(kind) {
+    end(run(kind))
+}
+
+/// Ends the process as its life ended.
+pub(super) fn end(result: io::Result<()>) -> ! {
+    match result {
         Ok(()) => std::process::exit(EXIT_DONE),
         Err(error) => {
             let _ = writeln!(io::stderr(), "worker: {error}");
@@ -59,33 +64,67 @@ fn close_inherited() {
     }
 }
 
-fn run(kind: Kind) -> io::Result<()> {
+/// What a child knows when it starts, before it is in its sandbox.
+pub(super) struct Begun {
+    pub(super) bounds: Bounds,
+    pub(super) threads: usize,
+    pub(super) reader: File,
+    pub(super) writer: Writer,
+    parent: i32,
+}
+
+/// First of all: no descriptor of the node's but the private one, bounds, and panics in one line on standard error.
+pub(super) fn begin() -> io::Result<Begun> {
     close_inherited();
     let bounds = Bounds { memory: number(ENV_MEMORY)?, cpu_seconds: number(ENV_CPU).ok(), nice: number(ENV_NICE)? };
     let (threads, parent): (usize, i32) = (number(ENV_THREADS)?, number(ENV_PARENT)?);
     // Both handles are made now: afterwards even copying a descriptor is refused.
-    let mut reader = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let reader = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let writer = Arc::new(Mutex::new(reader.try_clone()?));
     std::panic::set_hook(Box::new(|info| {
         let _ = writeln!(io::stderr(), "{}", shorten(&info.to_string()));
     }));
-    if kind == Kind::Prove {
+    Ok(Begun { bounds, threads: threads.max(1), reader, writer, parent })
+}
+
+impl Begun {
+    /// The death signal counts once it is set; a parent that died before would never send it.
+    pub(super) fn check_parent(&self) -> io::Result<()> {
+        match rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) == Some(self.parent) {
+            true => Ok(()),
+            false => Err(io::Error::other("the parent is gone")),
+        }
+    }
+
+    /// Starts the threads that all work is spread over.
+    pub(super) fn start_threads(&self) -> io::Result<()> {
+        rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global().map_err(io::Error::other)?;
+        // Threads start lazily inside the pool: one round through it makes sure that all of them are there.
+        rayon::broadcast(|_| ());
+        Ok(())
+    }
+}
+
+fn run(kind: Kind) -> io::Result<()> {
+    let mut begun = begin()?;
+    if kind != Kind::Execute {
         keep_memory();
     }
-    let landlock = sandbox::enter(&bounds)?;
-    // The death signal counts from now on; a parent that died before would never send it.
-    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
-        return Err(io::Error::other("the parent is gone"));
-    }
-    rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global().map_err(io::Error::other)?;
-    // Threads start lazily inside the pool: one round through it makes sure that all of them are there.
-    rayon::broadcast(|_| ());
-    let seccomp = sandbox::lock_down(kind == Kind::Prove);
+    let landlock = sandbox::enter(&begun.bounds)?;
+    begun.check_parent()?;
+    begun.start_threads()?;
+    let seccomp = sandbox::lock_down(kind != Kind::Execute);
+    let writer = begun.writer;
     send(&writer, &Response::Ready(Sandbox { landlock, seccomp }))?;
     let mut engine = Engine::new();
-    while let Some(request) = wire::read::<Request>(&mut reader)? {
-        let response = answer(kind, &mut engine, request, &writer)?;
-        send(&writer, &response)?;
+    while let Some(request) = wire::read::<Request>(&mut begun.reader)? {
+        match (kind, request) {
+            (Kind::Trace, Request::Prove(body)) => trace::serve((*body).into(), &writer)?,
+            (kind, request) => {
+                let response = answer(kind, &mut engine, request, &writer)?;
+                send(&writer, &response)?;
+            }
+        }
     }
     Ok(())
 }
@@ -116,9 +155,10 @@ pub(crate) fn give_memory_back() {
     }
 }
 
-type Writer = Arc<Mutex<File>>;
+/// The private descriptor's sending side; stages are reported from the threads that enter them.
+pub(super) type Writer = Arc<Mutex<File>>;
 
-fn send(writer: &Writer, response: &Response) -> io::Result<()> {
+pub(super) fn send(writer: &Writer, response: &Response) -> io::Result<()> {
     wire::write(&mut *writer.lock().unwrap_or_else(PoisonError::into_inner), response)
 }
 
@@ -129,47 +169,67 @@ fn answer(kind: Kind, engine: &mut Engine, request: Request, writer: &Writer) ->
             Err(error) => Response::Refused(error.into()),
         },
         (Kind::Prove, Request::Prove(body)) => {
-            let failed: Arc<Mutex<Option<io::Error>>> = Arc::default();
-            let result = engine.prove(ProveRequest::from(*body), report(Arc::clone(writer), Arc::clone(&failed)));
-            if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                return Err(error);
-            }
+            let report = Report::new(writer);
+            let result = engine.prove(ProveRequest::from(*body), report.observer());
+            report.check()?;
             match result {
                 Ok(proven) => Response::Proven(Box::new(proven.into())),
                 Err(error) => Response::Refused(error.into()),
             }
         }
-        (_, Request::Execute { program, args, hash_function, max_steps }) => {
+        (Kind::Prove | Kind::Execute, Request::Execute { program, args, hash_function, max_steps }) => {
             caught(|| execute(&ExecuteRequest { program, args, hash_function, max_steps }).map(Response::from))
         }
-        (_, Request::Inspect { program, hash_function }) => caught(|| {
+        (Kind::Prove | Kind::Execute, Request::Inspect { program, hash_function }) => caught(|| {
             let inspection = inspect(&program, hash_function).map_err(ProveError::from)?;
             Ok(Response::Inspected(inspection.into()))
         }),
-        (Kind::Execute, Request::Prove(_) | Request::WarmUp) => {
-            Response::Refused(Refusal::Internal { detail: "this worker does not prove".into() })
+        (Kind::Execute | Kind::Trace, _) => {
+            Response::Refused(Refusal::Internal { detail: "this worker does something else".into() })
         }
     })
 }
 
 /// Loading a hostile file may run into a panic of a library: a refusal, not a crash.
 fn caught(work: impl FnOnce() -> Result<Response, ProveError>) -> Response {
+    guarded(work).unwrap_or_else(Response::Refused)
+}
+
+/// As [`caught`], for work with another result.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, ProveError>) -> Result<T, Refusal> {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => Response::Refused(error.into()),
+        Ok(result) => result.map_err(Refusal::from),
         Err(panic) => {
             let panic: Box<dyn Any + Send> = panic;
             let detail = format!("panicked: {}", crate::runner::panic_text(&panic));
-            Response::Refused(Refusal::Resources { detail, steps: 0 })
+            Err(Refusal::Resources { detail, steps: 0 })
         }
     }
 }
 
-/// An observer that sends stages to the parent and remembers the first error.
-fn report(writer: Writer, failed: Arc<Mutex<Option<io::Error>>>) -> Box<dyn FnMut(Stage) + Send> {
-    Box::new(move |stage| {
-        if let Err(error) = send(&writer, &Response::Stage(stage)) {
-            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        }
-    })
+/// Sends stages to the parent and remembers the first error.
+pub(super) struct Report {
+    writer: Writer,
+    failed: Arc<Mutex<Option<io::Error>>>,
+}
+
+impl Report {
+    pub(super) fn new(writer: &Writer) -> Self {
+        Self { writer: Arc::clone(writer), failed: Arc::default() }
+    }
+
+    /// Who is told about stages.
+    pub(super) fn observer(&self) -> Observer {
+        let (writer, failed) = (Arc::clone(&self.writer), Arc::clone(&self.failed));
+        Box::new(move |stage| {
+            if let Err(error) = send(&writer, &Response::Stage(stage)) {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        })
+    }
+
+    /// The first error of sending: the parent is gone.
+    pub(super) fn check(&self) -> io::Result<()> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
 }

@@ -109,17 +109,17 @@ impl JobError {
         matches!(self, Self::Input { .. } | Self::Failed { .. })
     }
 
-    /// Whether a child that gave this error can take another request.
-    pub(crate) fn leaves_child_usable(&self) -> bool {
+    /// Whether a child that gave this error can take another request; `runs_apart` as in its configuration.
+    pub(crate) fn leaves_child_usable(&self, runs_apart: bool) -> bool {
         match self {
+            Self::Resources { .. } => runs_apart,
             Self::Input { .. }
             | Self::Failed { .. }
             | Self::Internal { .. }
             | Self::Memory { .. }
             | Self::Unprovable { .. } => true,
             // What the libraries left behind after a panic or a refused allocation is anybody's guess; so is a device.
-            Self::Resources { .. }
-            | Self::Device { .. }
+            Self::Device { .. }
             | Self::Start { .. }
             | Self::Crashed { .. }
             | Self::OutOfMemory { .. }

@@ -4,20 +4,28 @@
 //! node itself uses [`Worker`] (one child, many jobs, restarted when it dies) and [`execute`] and [`inspect`] (one child
 //! each). Parent and child talk over a socket pair that only they hold; see `wire`. What a child may do is in `sandbox`.
 //!
+//! A binary that proves on a device calls [`device_main`] for `worker prove`, and [`main`] for `worker trace`: the process
+//! that drives the device runs no program, but has a child in the full sandbox that does, see `trace`. To the node it is a
+//! [`Worker`] like the other.
+//!
 //! Every end that a child can come to is a value of [`JobError`]: nothing that a program does reaches the node's process.
 
 mod child;
+mod device;
 mod error;
 mod parent;
 mod process;
 mod sandbox;
+mod trace;
 mod wire;
 
 pub(crate) use child::{give_memory_back, keep_memory};
+pub use device::{DeviceProcess, device_main};
 pub use error::JobError;
 pub use parent::{Event, Job, Status, Worker, WorkerState, execute, inspect};
 pub use process::WorkerConfig;
-pub use sandbox::Sandbox;
+pub(crate) use process::spawn;
+pub use sandbox::{Reach, Sandbox, die_with_parent};
 
 /// What a child is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +34,8 @@ pub enum Kind {
     Prove,
     /// Runs or inspects one program.
     Execute,
+    /// Runs programs for a process that proves them on a device; lives for many jobs.
+    Trace,
 }
 
 impl Kind {
@@ -34,12 +44,13 @@ impl Kind {
         match self {
             Self::Prove => "prove",
             Self::Execute => "execute",
+            Self::Trace => "trace",
         }
     }
 
     /// The kind of that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Prove, Self::Execute].into_iter().find(|kind| kind.name() == name)
+        [Self::Prove, Self::Execute, Self::Trace].into_iter().find(|kind| kind.name() == name)
     }
 }
 

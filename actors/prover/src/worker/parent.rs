@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::engine::{ProveRequest, Proven};
@@ -65,6 +65,7 @@ pub enum Event {
 enum Command {
     Prove { request: Box<ProveRequest>, time_limit: Duration, events: mpsc::Sender<Event>, cancel: watch::Receiver<()> },
     WarmUp,
+    Start { done: oneshot::Sender<Result<(), JobError>> },
 }
 
 /// A job under way. Dropping it cancels the job: the child is killed.
@@ -131,6 +132,16 @@ impl Worker {
         let _ = self.commands.try_send(Command::WarmUp);
     }
 
+    /// Starts the child now, if there is none, and waits until it can take jobs.
+    ///
+    /// # Errors
+    /// Why it can't: [`JobError::Start`], or [`JobError::Cancelled`] when the worker has stopped.
+    pub async fn start(&self) -> Result<(), JobError> {
+        let (done, outcome) = oneshot::channel();
+        self.commands.send(Command::Start { done }).await.map_err(|_| JobError::Cancelled)?;
+        outcome.await.map_err(|_| JobError::Cancelled)?
+    }
+
     /// What it is doing now.
     pub fn status(&self) -> Status {
         *self.status.borrow()
@@ -172,13 +183,19 @@ impl Keeper {
                 Command::Prove { request, time_limit, events, cancel } => {
                     let result = self.prove(*request, time_limit, &events, cancel).await;
                     if let Err(error) = &result
-                        && !error.leaves_child_usable()
+                        && !error.leaves_child_usable(self.config.runs_apart)
                     {
                         self.rest().await;
                     }
                     self.settle();
                     // The reader may have gone; then nobody asks.
                     let _ = events.send(Event::Done(Box::new(result))).await;
+                }
+                Command::Start { done } => {
+                    let result = self.process().await.map(drop);
+                    self.settle();
+                    // Nobody may wait any more.
+                    let _ = done.send(result);
                 }
                 Command::WarmUp => {
                     if self.warm_up().await.is_err() {

@@ -22,10 +22,10 @@ use crate::error::shorten;
 use crate::stages::Stage;
 use crate::worker::error::JobError;
 use crate::worker::sandbox::Sandbox;
-use crate::worker::wire::{self, Request, Response};
+use crate::worker::wire::{self, Refusal, Request, Response};
 use crate::worker::{Kind, child};
 
-/// Longest wait for a new child's first record.
+/// Longest wait for the first record of a child of this binary.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Longest wait for a child to be gone after its end of the socket closed.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
@@ -58,12 +58,17 @@ pub struct WorkerConfig {
     pub threads: usize,
     /// Niceness added to the node's.
     pub nice: i32,
+    /// Longest wait for a new child's first record.
+    pub start_limit: Duration,
     /// Longest silence of a working child before it counts as hung.
     pub silence_limit: Duration,
     /// A proving child that had no job for this long is ended, and its memory with it.
     pub idle_limit: Duration,
     /// An idle child is ended, and none is warmed up, when the machine has less memory than this left, in bytes.
     pub spare_bytes: u64,
+    /// Whether the child runs programs in a child of its own, as one that drives a device does: what a program does to the
+    /// process that it runs in is then no reason to end this one.
+    pub runs_apart: bool,
 }
 
 impl WorkerConfig {
@@ -78,9 +83,11 @@ impl WorkerConfig {
             memory_bytes,
             threads,
             nice: 10,
+            start_limit: START_LIMIT,
             silence_limit: Duration::from_secs(300),
             idle_limit: Duration::from_secs(600),
             spare_bytes: 512 << 20,
+            runs_apart: false,
         }
     }
 }
@@ -132,7 +139,7 @@ fn command(config: &WorkerConfig, kind: Kind, cpu_limit: Option<Duration>, socke
     command.args(&config.arguments).arg(kind.name()).env_clear().envs(config.environment.iter().cloned());
     let address_space = match kind {
         Kind::Prove => config.memory_bytes.saturating_add(ADDRESS_SLACK),
-        Kind::Execute => config.memory_bytes,
+        Kind::Execute | Kind::Trace => config.memory_bytes,
     };
     command.env(child::ENV_MEMORY, address_space.to_string());
     command.env(child::ENV_NICE, config.nice.to_string());
@@ -146,7 +153,8 @@ fn command(config: &WorkerConfig, kind: Kind, cpu_limit: Option<Duration>, socke
     Ok(command)
 }
 
-async fn spawn(mut command: Command) -> io::Result<Child> {
+/// Starts a child that dies with the node, if it asks for its parent's death signal.
+pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
     let work: Start = Box::new(move || {
@@ -177,10 +185,17 @@ impl Process {
         }
         let sandbox = Sandbox { landlock: false, seccomp: false };
         let mut process = Self { child, socket, silence_limit: config.silence_limit, last_words, pid, sandbox };
-        match timeout(START_LIMIT, process.receive()).await {
+        match timeout(config.start_limit, process.receive()).await {
             Ok(Ok(Some(Response::Ready(sandbox)))) => {
                 process.sandbox = sandbox;
                 Ok(process)
+            }
+            Ok(Ok(Some(Response::Refused(refusal)))) => {
+                process.kill().await;
+                Err(match refusal {
+                    Refusal::Device { detail } => start_error(detail),
+                    other => start_error(JobError::from(other)),
+                })
             }
             Ok(Ok(Some(_))) => Err(JobError::Protocol { detail: "the first record is not 'ready'".into() }),
             Ok(Ok(None)) => {
@@ -190,7 +205,7 @@ impl Process {
             Ok(Err(e)) => Err(start_error(e)),
             Err(_) => {
                 process.kill().await;
-                Err(start_error(format!("no sign of life for {} ms", ms(START_LIMIT))))
+                Err(start_error(format!("no sign of life for {} ms", ms(config.start_limit))))
             }
         }
     }

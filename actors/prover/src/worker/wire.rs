@@ -43,6 +43,13 @@ pub(crate) struct ProveBody {
     memory_limit: Option<u64>,
 }
 
+impl ProveBody {
+    /// What the proof shall say, under whose key, and in how much memory: all but the program.
+    pub(crate) fn outline(&self) -> (Statement, PublicKey, Option<u64>) {
+        (self.statement.clone(), self.prover, self.memory_limit)
+    }
+}
+
 impl Request {
     /// Refuses what no child would take, before it is copied into a record.
     ///
@@ -67,7 +74,8 @@ impl Request {
 
 impl Wire for Request {
     const NAME: &'static str = "worker request";
-    const VERSION: u16 = 1;
+    // 2: devices. The binary that drives them may be of another build than the node.
+    const VERSION: u16 = 2;
     const BYTES_MAX: usize = limits::PROGRAM_BYTES_MAX + limits::ARGS_BYTES_MAX + OVERHEAD;
 }
 
@@ -80,6 +88,12 @@ pub(crate) enum Response {
     Stage(Stage),
     Warm,
     Proven(Box<ProvenBody>),
+    /// The run is ready to be proved; what there is to prove follows this record as a stream of its own, see `trace`.
+    Traced {
+        output: Vec<Felt>,
+        steps: u64,
+        total_steps: u64,
+    },
     Executed {
         program_hash: Felt,
         output: Vec<Felt>,
@@ -127,7 +141,8 @@ pub(crate) enum Refusal {
 
 impl Wire for Response {
     const NAME: &'static str = "worker response";
-    const VERSION: u16 = 1;
+    // 2: devices, and runs that are proved elsewhere.
+    const VERSION: u16 = 2;
     const BYTES_MAX: usize = proof::envelope::COMPRESSED_MAX + OUTPUT_BYTES + OVERHEAD;
 }
 

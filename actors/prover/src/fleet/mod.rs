@@ -1,0 +1,75 @@
+//! Where this node's proofs are made: on the OpenCL devices that are worth it, and on the processor.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`list`] | which devices there are: asked of `proofmesh-gpu` in a child process, because a driver may crash or hang |
+//! | [`speed`] | which of them are faster than the processor: measured once per driver and binary, kept on disk |
+//! | [`driver`] | what a driver gets of this machine: variables, folders, paths |
+//! | `health` | which of them may be used now: failures disable a device for growing pauses |
+//! | `fall` | what an end of a proof on a device means: the job's fault, or one that the processor does not share |
+//! | `seats` | [`Fleet`]: hands out a free place for a proof, and falls back to the processor |
+//!
+//! Relies on [`crate::worker`] for the processes: one per device, one for the processor. Nothing here links OpenCL.
+
+pub mod driver;
+mod fall;
+mod health;
+pub mod list;
+mod seats;
+pub mod speed;
+
+use std::path::PathBuf;
+
+pub use fall::{Fallback, Reason};
+pub use seats::{Attempt, DEVICE_STATES, DeviceStatus, Fleet, FleetStatus, Place, Seat, WeakFleet};
+
+use crate::worker::WorkerConfig;
+
+/// Which backend the configuration asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// The devices that are measured to be faster than the processor; the processor if there is none.
+    Auto,
+    /// The processor alone; no driver is touched.
+    Cpu,
+    /// The devices, whatever their speed; the processor only when they fail.
+    Opencl,
+}
+
+impl BackendChoice {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Cpu, Self::Opencl];
+
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Opencl => "opencl",
+        }
+    }
+
+    /// The choice of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|choice| choice.name() == name)
+    }
+}
+
+/// How a node proves.
+#[derive(Clone, Debug)]
+pub struct FleetConfig {
+    /// The processor's worker.
+    pub cpu: WorkerConfig,
+    /// Which backend is asked for.
+    pub backend: BackendChoice,
+    /// The binary `proofmesh-gpu`.
+    pub binary: PathBuf,
+    /// Devices that are used whatever their speed, and no others: numbers of the listing or parts of names. None: all.
+    pub devices: Vec<String>,
+    /// Devices that are never used, likewise.
+    pub exclude: Vec<String>,
+    /// Folder of what is kept per driver: compiled kernels, passed self-tests, measured speeds.
+    pub cache: PathBuf,
+    /// Whether workers make their tables now, so that the first proof does not wait for them.
+    pub warm: bool,
+}
