@@ -152,6 +152,9 @@ fn settings_that_are_none_are_refused_wherever_they_stand() {
         ("[rpc]\nlisten = \"localhost\"\n", "rpc.listen", "localhost"),
         ("[p2p]\nlisten = [\"/ip4/1.2.3.4/tcp/x\"]\n", "p2p.listen", "/ip4/1.2.3.4/tcp/x"),
         ("[log]\nformat = \"xml\"\n", "log.format", "xml"),
+        ("[prover]\nbackend = \"cuda\"\n", "prover.backend", "cuda"),
+        ("[prover]\ndevices = [\" \"]\n", "prover.devices", " "),
+        ("[prover]\ndevices = [\"0\"]\nexclude = [\"0\"]\n", "prover.exclude", "0"),
         ("[rpc\n", "config", "config.toml"),
     ] {
         fs::write(&config, content).unwrap();
@@ -170,12 +173,16 @@ fn settings_that_are_none_are_refused_wherever_they_stand() {
         ("PROOFMESH_RPC__RATE_PER_S", "many", "rpc.rate_per_s"),
         ("PROOFMESH_RPC__LISTEN", "nowhere", "rpc.listen"),
         ("PROOFMESH_NODE__VALIDATOR", "perhaps", "node.validator"),
+        ("PROOFMESH_PROVER__BACKEND", "gpu", "prover.backend"),
         ("PROOFMESH_STORAGE__BLOB_BUDGET_MIB", "1", "storage.blob_budget_mib"),
     ] {
         let refusal = refused_with(&["start", "--home", text(&home)], &[(name, content)]);
         assert_eq!((refusal.exit, refusal.field.as_str()), (3, field), "{name}: {refusal:?}");
         assert!(refusal.message.contains(name), "the variable is named: {refusal:?}");
     }
+    let refusal = refused(&["start", "--home", text(&home), "--prover-backend", "metal"]);
+    assert_eq!((refusal.exit, refusal.field.as_str(), refusal.value.as_str()), (3, "prover.backend", "metal"));
+    assert!(refusal.limit.contains("opencl") && refusal.message.contains("flag"), "{refusal:?}");
     let none = folder.path().join("none");
     let refusal = refused_no_limit(&["start", "--home", text(&none)]);
     assert_eq!((refusal["exit"].as_i64(), refusal["field"].as_str()), (Some(3), Some("home")));

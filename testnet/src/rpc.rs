@@ -98,6 +98,16 @@ impl Rpc {
         Ok((status, serde_json::from_slice(&answer).with_context(odd)?))
     }
 
+    /// Reads a page of text.
+    ///
+    /// # Errors
+    /// When the node can't be reached, or has no such page.
+    pub fn get(&self, path: &str) -> Result<String> {
+        let (status, answer) = self.exchange("GET", path, &[])?;
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        if status == 200 { Ok(text) } else { bail!("{path}: status {status}: {text}") }
+    }
+
     fn exchange(&self, verb: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
         let lost = || format!("talking to http://{}", self.address);
         let mut stream = TcpStream::connect_timeout(&self.address, CONNECT).with_context(lost)?;

@@ -81,7 +81,7 @@ pub(super) fn devices(context: &Context, args: &ClientArgs) -> Result<(), Failur
     let node = node.map(|node| {
         json!({ "backend": node["backend"], "backend_reason": node["backend_reason"], "capacity": node["capacity"] })
     });
-    context.out.answer(&json!({ "devices": devices, "node": node }), |answer| text(answer))
+    context.out.answer(&json!({ "devices": devices, "node": node }), text)
 }
 
 /// What the node's prover says, if a node answers.
@@ -145,9 +145,11 @@ mod tests {
 
     #[test]
     fn devices_are_shown_with_what_the_node_knows() {
-        let device = json!({"index": 0, "name": "A", "kind": "gpu", "driver": "1", "memory_bytes": 1 << 30, "refusal": ""});
+        let device =
+            json!({"index": 0, "name": "A", "kind": "gpu", "driver": "1", "memory_bytes": 1 << 30, "refusal": ""});
         let mut seen = device.clone();
-        seen["node"] = json!({"state": "disabled", "reason": "it crashed", "speed": {"device_ms": 1.25, "cpu_ms": 9.0}});
+        seen["node"] =
+            json!({"state": "disabled", "reason": "it crashed", "speed": {"device_ms": 1.25, "cpu_ms": 9.0}});
         let node = json!({"backend": "cpu", "backend_reason": "A is disabled"});
         let shown = text(&json!({"devices": [seen], "node": node}));
         for word in ["disabled", "it crashed", "1.2", "9.0", "1024", "the node proves on the cpu: A is disabled"] {

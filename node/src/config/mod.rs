@@ -242,7 +242,12 @@ impl Config {
         }
         if self.prover.backend == BackendChoice::Cpu.name() && !self.prover.devices.is_empty() {
             let value = self.prover.devices.join(",");
-            return Err(bad("prover.devices", &value, "empty while prover.backend is cpu", "set prover.backend to opencl"));
+            return Err(bad(
+                "prover.devices",
+                &value,
+                "empty while prover.backend is cpu",
+                "set prover.backend to opencl",
+            ));
         }
         if !matches!(self.log.format.as_str(), "text" | "json") {
             return Err(bad("log.format", &self.log.format, "text or json", "choose one of the two"));

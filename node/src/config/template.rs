@@ -51,7 +51,10 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "OpenCL devices to use whatever their speed, and no others: numbers or parts of names as in proofmesh prover devices.",
     ),
     ("prover.exclude", "OpenCL devices never to use, likewise."),
-    ("prover.gpu_binary", "The binary that drives OpenCL devices; empty for proofmesh-gpu beside the node's own binary."),
+    (
+        "prover.gpu_binary",
+        "The binary that drives OpenCL devices; empty for proofmesh-gpu beside the node's own binary.",
+    ),
     ("storage.blob_budget_mib", "Disk for programs, arguments and proofs in MiB; nothing of a live job is dropped."),
     (
         "storage.disk_reserve_mib",

@@ -15,4 +15,4 @@ pub mod trial;
 
 pub use adversary::Adversary;
 pub use cluster::{Cluster, NodeInfo, Options, TestnetFile};
-pub use process::{Cli, Launch, NodeProcess, binary};
+pub use process::{Cli, Launch, NodeProcess, binary, gpu_binary};

@@ -33,6 +33,18 @@ pub fn binary() -> Result<PathBuf> {
     })
 }
 
+/// The binary that drives OpenCL devices, where a node looks for it: beside its own.
+///
+/// # Errors
+/// When there is none.
+pub fn gpu_binary() -> Result<PathBuf> {
+    let path = binary()?.with_file_name("proofmesh-gpu");
+    match path.is_file() {
+        true => Ok(path),
+        false => bail!("no {}: build it (cargo build --release -p opencl)", path.display()),
+    }
+}
+
 /// Arranges that a child dies with the thread that started it.
 pub(super) fn die_with_parent(command: &mut Command) {
     let set = || {

@@ -10,8 +10,21 @@ use crate::worker::Reach;
 /// Variables that drivers and loaders read: names, or beginnings of names that end in an underscore. All else of the
 /// node's environment stays with the node.
 const DRIVER_VARIABLES: [&str; 15] = [
-    "PATH", "LANG", "LD_LIBRARY_PATH", "OCL_", "OPENCL_", "POCL_", "CUDA_", "NVIDIA_", "GPU_", "AMD_", "HSA_",
-    "ROCR_", "ZE_", "NEO_", "MESA_",
+    "PATH",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "OCL_",
+    "OPENCL_",
+    "POCL_",
+    "CUDA_",
+    "NVIDIA_",
+    "GPU_",
+    "AMD_",
+    "HSA_",
+    "ROCR_",
+    "ZE_",
+    "NEO_",
+    "MESA_",
 ];
 
 /// Whether a variable of the environment is for drivers.
@@ -69,7 +82,9 @@ pub fn reach(variable: impl Fn(&str) -> Option<OsString>) -> Reach {
         for file in files.chain([folder.clone()]).filter(|file| file.extension().is_some_and(|e| e == "icd")) {
             let driver = std::fs::read_to_string(file).unwrap_or_default();
             let driver = PathBuf::from(driver.lines().next().unwrap_or_default().trim());
-            reach.read.extend([driver.parent().map(PathBuf::from), Some(driver)].into_iter().flatten().filter(is_place));
+            reach
+                .read
+                .extend([driver.parent().map(PathBuf::from), Some(driver)].into_iter().flatten().filter(is_place));
         }
     }
     reach

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -81,7 +81,9 @@ pub enum AskError {
         detail: String,
     },
     /// The OpenCL loader, or another library, is missing.
-    #[error("no OpenCL loader: {detail}. Remedy: install it (Debian: ocl-icd-libopencl1) and a driver, then start again")]
+    #[error(
+        "no OpenCL loader: {detail}. Remedy: install it (Debian: ocl-icd-libopencl1) and a driver, then start again"
+    )]
     NoLoader {
         /// What the dynamic loader said.
         detail: String,
@@ -112,6 +114,14 @@ pub enum AskError {
     },
 }
 
+/// All that a child writes to a pipe, as text, as far as it is read.
+async fn drained(mut pipe: impl AsyncRead + Unpin) -> String {
+    let mut bytes = Vec::new();
+    // What was read before an error is all that there is.
+    let _ = (&mut pipe).take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).await;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Runs `binary` with `arguments` and returns what it prints.
 ///
 /// # Errors
@@ -133,14 +143,8 @@ pub(super) async fn ask<S: AsRef<OsStr>>(
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(start(&"it has no pipes"));
     };
-    let read = async |mut pipe: Box<dyn tokio::io::AsyncRead + Unpin + Send>| {
-        let mut bytes = Vec::new();
-        // What was read before an error is all that there is.
-        let _ = (&mut pipe).take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).await;
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
     let work = async {
-        let (answer, words) = tokio::join!(read(Box::new(stdout)), read(Box::new(stderr)));
+        let (answer, words) = tokio::join!(drained(stdout), drained(stderr));
         (answer, words, child.wait().await)
     };
     let Ok((answer, words, status)) = timeout(limit, work).await else {
@@ -157,7 +161,9 @@ pub(super) async fn ask<S: AsRef<OsStr>>(
     }
     match status.signal() {
         Some(signal) => Err(AskError::Crashed { signal }),
-        None if detail.is_empty() => Err(AskError::Refused { detail: format!("{} ended with {status}", binary.display()) }),
+        None if detail.is_empty() => {
+            Err(AskError::Refused { detail: format!("{} ended with {status}", binary.display()) })
+        }
         None => Err(AskError::Refused { detail }),
     }
 }

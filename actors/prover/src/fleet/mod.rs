@@ -17,6 +17,8 @@ mod health;
 pub mod list;
 mod seats;
 pub mod speed;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

@@ -249,8 +249,13 @@ impl Fleet {
             BackendChoice::Auto | BackendChoice::Opencl => "devices are being looked for",
         };
         let state = State { reason: reason.into(), devices: Vec::new(), cpu_busy: false, version: 0 };
-        let inner =
-            Arc::new(Inner { config, cpu, state: Mutex::new(state), changes: watch::channel(0).0, setup: Mutex::default() });
+        let inner = Arc::new(Inner {
+            config,
+            cpu,
+            state: Mutex::new(state),
+            changes: watch::channel(0).0,
+            setup: Mutex::default(),
+        });
         inner.follow(&inner.cpu);
         let fleet = Self(inner);
         if fleet.0.config.backend == BackendChoice::Cpu {
@@ -473,9 +478,9 @@ async fn set_up(fleet: &Weak<Inner>) {
     let Some(inner) = fleet.upgrade() else { return };
     let now = Instant::now();
     let reason = inner.change(|state| {
-        let ready: Vec<&str> =
-            state.devices.iter().filter(|d| d.usable(now)).map(|d| d.listed.name.as_str()).collect();
-        state.reason = if ready.is_empty() { none_left(&state.devices) } else { format!("proving on {}", ready.join(", ")) };
+        let ready: Vec<&str> = state.devices.iter().filter(|d| d.usable(now)).map(|d| d.listed.name.as_str()).collect();
+        state.reason =
+            if ready.is_empty() { none_left(&state.devices) } else { format!("proving on {}", ready.join(", ")) };
         (!ready.is_empty()).then(|| state.reason.clone()).ok_or_else(|| state.reason.clone())
     });
     match reason {
@@ -521,7 +526,8 @@ fn device(config: &FleetConfig, listed: Listed) -> Device {
     } else if pinned {
         Use::Starting
     } else if listed.kind == "cpu" {
-        let reason = "it is the host's processor, which the CPU prover uses without a driver; name it in prover.devices";
+        let reason =
+            "it is the host's processor, which the CPU prover uses without a driver; name it in prover.devices";
         Use::Not("slower", format!("{reason} to use it anyway"))
     } else if config.backend == BackendChoice::Auto {
         Use::Measuring
@@ -577,7 +583,9 @@ async fn measure_all(fleet: &Weak<Inner>, config: &FleetConfig) {
             device.speed = measured.as_ref().ok().cloned();
         });
         match measured {
-            Ok(Speed { device_ms, cpu_ms, .. }) => tracing::info!(device = %listed.name, device_ms, cpu_ms, "speed known"),
+            Ok(Speed { device_ms, cpu_ms, .. }) => {
+                tracing::info!(device = %listed.name, device_ms, cpu_ms, "speed known")
+            }
             Err(reason) => tracing::warn!(device = %listed.name, %reason, "the device is not used"),
         }
     }

@@ -208,10 +208,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut table = Table { version: VERSION, speeds: BTreeMap::new() };
         for n in 0..70 {
-            table.keep(
-                n.to_string(),
-                Speed { device_ms: 1.0, cpu_ms: 1.0, workload: String::new(), measured_ms: n },
-            );
+            table.keep(n.to_string(), Speed { device_ms: 1.0, cpu_ms: 1.0, workload: String::new(), measured_ms: n });
         }
         assert!(table.speeds.len() == ENTRIES_MAX && !table.speeds.contains_key("5") && table.speeds.contains_key("6"));
         write(folder.path(), &table).unwrap();

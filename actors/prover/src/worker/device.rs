@@ -49,7 +49,9 @@ fn run<B: Backend>(setup: &DeviceProcess, open: impl FnOnce() -> Result<B, Strin
     tracing::debug!(?own, ?programs, "sandboxes of the device's process and of the programs'");
     let mut engine = match open() {
         Ok(backend) => Engine::with(backend),
-        Err(detail) => return send(&writer, &Response::Refused(Refusal::Device { detail: crate::error::shorten(&detail) })),
+        Err(detail) => {
+            return send(&writer, &Response::Refused(Refusal::Device { detail: crate::error::shorten(&detail) }));
+        }
     };
     send(&writer, &Response::Ready(programs))?;
     while let Some(request) = wire::read::<Request>(&mut begun.reader)? {

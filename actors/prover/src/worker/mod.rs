@@ -60,4 +60,6 @@ pub fn main(kind: Kind) -> ! {
 }
 
 #[cfg(test)]
-mod tests;
+mod device_tests;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -13,15 +13,17 @@ use types::keys::PublicKey;
 use types::verdict::FailureReason;
 
 use super::sandbox::Bounds;
-use super::*;
+use super::{device_tests, *};
 use crate::engine::ProveRequest;
 use crate::execute::ExecuteRequest;
 use crate::local::local_statement;
 use crate::stages::Stage;
 use crate::{limits, sample};
 
-const ROLE: &str = "PROOFMESH_TEST_ROLE";
-const LONG: Duration = Duration::from_secs(120);
+pub(crate) const ROLE: &str = "PROOFMESH_TEST_ROLE";
+pub(crate) const LONG: Duration = Duration::from_secs(240);
+/// Arguments that make this test binary run [`child_entry`] alone.
+pub(crate) const ENTRY: [&str; 4] = ["worker::tests::child_entry", "--exact", "--nocapture", "--test-threads=1"];
 
 /// The children of the tests below are this same test binary, told to run this one test.
 #[test]
@@ -32,6 +34,9 @@ fn child_entry() {
             main(kind);
         }
         Ok("probe") => probe(),
+        Ok("device") => device_tests::device(),
+        Ok("device without driver") => device_tests::without_driver(),
+        Ok("device probe") => device_tests::probe(),
         Ok("silent") => loop {
             std::thread::sleep(LONG);
         },
@@ -39,11 +44,10 @@ fn child_entry() {
     }
 }
 
-fn config(role: &str, memory_bytes: u64) -> (tempfile::TempDir, WorkerConfig) {
+pub(crate) fn config(role: &str, memory_bytes: u64) -> (tempfile::TempDir, WorkerConfig) {
     let folder = tempfile::tempdir().unwrap();
     let mut config = WorkerConfig::new(folder.path().join("scratch"), memory_bytes);
-    config.arguments =
-        ["worker::tests::child_entry", "--exact", "--nocapture", "--test-threads=1"].map(OsString::from).into();
+    config.arguments = ENTRY.map(OsString::from).into();
     config.environment = vec![(ROLE.into(), role.into())];
     (folder, config)
 }
@@ -52,8 +56,12 @@ fn execution(program: Vec<u8>, max_steps: u64) -> ExecuteRequest {
     ExecuteRequest { program, args: None, hash_function: HashFunction::Poseidon, max_steps }
 }
 
-fn proof(rounds: u64) -> ProveRequest {
-    let program = sample::fibonacci(rounds);
+pub(crate) fn proof(rounds: u64) -> ProveRequest {
+    proof_of(sample::fibonacci(rounds))
+}
+
+/// A proof request for a program.
+pub(crate) fn proof_of(program: Vec<u8>) -> ProveRequest {
     ProveRequest {
         statement: local_statement(&program, None, None).unwrap(),
         prover: PublicKey::new([3; 32]),
@@ -64,7 +72,12 @@ fn proof(rounds: u64) -> ProveRequest {
     }
 }
 
-fn alive(pid: u32) -> bool {
+pub(crate) fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+pub(crate) fn alive(pid: u32) -> bool {
     PathBuf::from(format!("/proc/{pid}")).exists()
 }
 
@@ -92,7 +105,7 @@ fn probe() -> ! {
 #[test]
 fn the_sandbox_holds() {
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["worker::tests::child_entry", "--exact", "--nocapture", "--test-threads=1"])
+        .args(ENTRY)
         .env(ROLE, "probe")
         .current_dir(tempfile::tempdir().unwrap().path())
         .output()
@@ -165,13 +178,7 @@ async fn a_worker_proves_stays_warm_and_survives_the_death_of_its_child() {
     let mut job = worker.prove(proof(50_000), LONG).await.unwrap();
     while let Some(event) = job.next().await {
         match event {
-            Event::Stage(Stage::TraceCommitment) => {
-                rustix::process::kill_process(
-                    rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap(),
-                    rustix::process::Signal::KILL,
-                )
-                .unwrap();
-            }
+            Event::Stage(Stage::TraceCommitment) => kill(pid),
             Event::Stage(_) => {}
             Event::Done(result) => assert!(matches!(*result, Err(JobError::OutOfMemory { .. })), "{result:?}"),
         }

@@ -16,10 +16,10 @@ use std::sync::PoisonError;
 
 use crate::engine::{self, ProveError, ProveRequest, Traced};
 use crate::stages::Clock;
+use crate::worker::Kind;
 use crate::worker::child::{self, Report, Writer, send};
 use crate::worker::sandbox::{Bounds, Sandbox};
 use crate::worker::wire::{self, ProveBody, Refusal, Request, Response};
-use crate::worker::Kind;
 
 /// Size of the buffers at both ends of the stream, in bytes.
 const BUFFER: usize = 1 << 20;
@@ -149,7 +149,8 @@ impl Tracer {
     /// # Errors
     /// What the child refuses; [`Refusal::Resources`] when it dies.
     pub(super) fn trace(&mut self, body: Box<ProveBody>, limit: u64, clock: &Clock) -> Result<Traced, Refusal> {
-        let broken = |error: io::Error| Refusal::Resources { detail: crate::error::shorten(&error.to_string()), steps: 0 };
+        let broken =
+            |error: io::Error| Refusal::Resources { detail: crate::error::shorten(&error.to_string()), steps: 0 };
         let mut running = match self.running.take() {
             Some(running) => running,
             None => Running::start(&self.config).map_err(broken)?,

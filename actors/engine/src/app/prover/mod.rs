@@ -22,9 +22,9 @@ use types::statement::Statement;
 use types::transaction::{Action, DeclineReason};
 use types::verdict::Claim;
 
-use crate::api::ApiError;
 use self::board::Board;
 use self::work::Work;
+use crate::api::ApiError;
 use crate::api::views::ProverStatusView;
 use crate::app::blobs;
 use crate::app::mempool::MempoolMsg;

@@ -1,0 +1,168 @@
+//! Places with real workers: processes of this test binary, started through a script that stands where `proofmesh-gpu`
+//! would be. Its "devices" prove with the processor's backend, so a proof is a proof and no driver is needed.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::fleet::{BackendChoice, Fleet, FleetConfig, FleetStatus, Place, Reason};
+use crate::stages::Stage;
+use crate::worker::tests::{ENTRY, LONG, ROLE, config, kill, proof};
+
+/// Two devices, one that its driver refuses, and the host's processor.
+const LISTING: &str = r#"{"devices": [
+    {"index": 0, "name": "First", "platform": "p", "platform_version": "1", "kind": "gpu", "version": "3", "driver": "1",
+     "memory_bytes": 1, "refusal": ""},
+    {"index": 1, "name": "Second", "platform": "p", "platform_version": "1", "kind": "gpu", "version": "3", "driver": "1",
+     "memory_bytes": 1, "refusal": ""},
+    {"index": 2, "name": "Third", "platform": "p", "platform_version": "1", "kind": "gpu", "version": "3", "driver": "1",
+     "memory_bytes": 1, "refusal": "no compiler"},
+    {"index": 3, "name": "Host", "platform": "p", "platform_version": "1", "kind": "cpu", "version": "3", "driver": "1",
+     "memory_bytes": 1, "refusal": ""}]}"#;
+
+struct Folder {
+    dir: tempfile::TempDir,
+    _scratch: tempfile::TempDir,
+    config: FleetConfig,
+}
+
+/// A script that answers as `proofmesh-gpu` does; `worker` and `measure` are what it does for these commands.
+fn folder(backend: BackendChoice, worker: &str, measure: &str) -> Folder {
+    let dir = tempfile::tempdir().unwrap();
+    let (scratch, cpu) = config("worker", 16 << 30);
+    let own = std::env::current_exe().unwrap().display().to_string();
+    let worker = worker.replace("DEVICE", &format!("export {ROLE}=device; exec {own} {} prove", ENTRY.join(" ")));
+    let binary = dir.path().join("gpu");
+    let listing = dir.path().join("listing.json");
+    std::fs::write(&listing, LISTING).unwrap();
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\ndevices) cat {} ;;\nmeasure) {measure} ;;\nworker) {worker} ;;\n*) exit 2 ;;\nesac\n",
+        listing.display()
+    );
+    std::fs::write(&binary, script).unwrap();
+    std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let cache = dir.path().join("cache");
+    let config = FleetConfig { cpu, backend, binary, devices: vec![], exclude: vec![], cache, warm: false };
+    Folder { dir, _scratch: scratch, config }
+}
+
+async fn until(fleet: &Fleet, what: &str, mut done: impl FnMut(&FleetStatus) -> bool) -> FleetStatus {
+    let mut changes = fleet.changes();
+    let wait = async {
+        loop {
+            let status = fleet.status();
+            if done(&status) {
+                return status;
+            }
+            // A pause ends without a change.
+            let _ = tokio::time::timeout(Duration::from_millis(200), changes.changed()).await;
+        }
+    };
+    tokio::time::timeout(LONG, wait).await.unwrap_or_else(|_| panic!("{what}: {:?}", fleet.status()))
+}
+
+fn states(status: &FleetStatus) -> Vec<&str> {
+    status.devices.iter().map(|device| device.state.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_device_that_dies_in_mid_proof_loses_no_job() {
+    let mut folder = folder(BackendChoice::Opencl, "DEVICE", "exit 1");
+    folder.config.exclude = vec!["second".into()];
+    let fleet = Fleet::new(folder.config.clone());
+    let status = until(&fleet, "a device", |status| status.backend == "opencl").await;
+    assert_eq!(states(&status), ["ready", "excluded", "refused", "slower"]);
+    assert!(status.capacity == 1 && status.reason.contains("First"), "{status:?}");
+
+    let seat = fleet.take().unwrap();
+    assert_eq!(seat.place(), &Place::Device { index: 0, name: "First".into() });
+    assert!(fleet.take().is_none(), "the processor is no second place beside a device");
+    let mut killed = false;
+    let mut places = Vec::new();
+    let request = proof(200);
+    let attempt = seat
+        .prove(request.clone(), LONG, |stage, place| {
+            places.push(place.clone());
+            if stage == Stage::Trace && !killed {
+                kill(seat.pid(place).unwrap());
+                killed = true;
+            }
+        })
+        .await;
+    let proven = attempt.result.unwrap();
+    proof::cairo::verify(&proven.blob, &request.statement, &request.prover).unwrap();
+    assert!(killed && attempt.place == Place::Cpu && places.first() != places.last());
+    let fallback = attempt.fallback.unwrap();
+    assert_eq!((fallback.reason, fallback.device.as_str()), (Reason::Died, "First"));
+    let status = fleet.status();
+    assert_eq!((status.devices[0].failures, status.devices[0].state.as_str()), (1, "proving"));
+    drop(seat);
+    assert_eq!(fleet.status().devices[0].state, "ready", "one failure is forgiven");
+
+    let seat = fleet.take().unwrap();
+    let attempt = seat.prove(request, LONG, |_, _| ()).await;
+    assert!(attempt.result.is_ok() && attempt.fallback.is_none() && attempt.place.backend() == "opencl");
+    assert_eq!(fleet.status().devices[0].proofs, 1);
+    drop(folder.dir);
+}
+
+#[tokio::test]
+async fn a_device_that_does_not_start_is_disabled_with_its_reason_and_the_processor_proves() {
+    let folder = folder(BackendChoice::Opencl, "echo self-test failed >&2; exit 1", "exit 1");
+    let fleet = Fleet::new(folder.config.clone());
+    let status = until(&fleet, "both disabled", |status| states(status)[..2] == ["disabled", "disabled"]).await;
+    assert!(status.devices[0].reason.contains("self-test failed"), "{status:?}");
+    assert!(status.devices[0].retry_ms.is_some() && status.backend == "cpu" && status.capacity == 1);
+    let status = until(&fleet, "the reason", |status| status.reason.contains("self-test failed")).await;
+    assert!(status.reason.contains("First"), "{status:?}");
+    assert_eq!(fleet.take().unwrap().place(), &Place::Cpu);
+}
+
+#[tokio::test]
+async fn the_choice_is_by_measured_speed() {
+    let answer = |ms: &str| format!(r#"echo '{{"device_ms": '{ms}', "cpu_ms": 5, "workload": "w"}}'"#);
+    // `measure --device N`: the first is slower than the processor, the second faster.
+    let script = format!("if [ $3 = 0 ]; then {}; else {}; fi", answer("9"), answer("2"));
+    let folder = folder(BackendChoice::Auto, "DEVICE", &script);
+    let fleet = Fleet::new(folder.config.clone());
+    let status = until(&fleet, "a device", |status| status.backend == "opencl").await;
+    assert_eq!(states(&status), ["slower", "ready", "refused", "slower"]);
+    assert!(status.devices[0].reason.contains("9 ms") && status.devices[0].reason.contains("5 ms"), "{status:?}");
+    assert!(status.devices[1].speed.as_ref().is_some_and(|speed| speed.is_faster()));
+    assert_eq!(fleet.take().unwrap().place().device(), Some("Second"));
+    drop(fleet);
+    // The next start knows what was measured.
+    let mut again = folder.config.clone();
+    again.devices = vec!["first".into(), "host".into()];
+    let fleet = Fleet::new(again);
+    let status = until(&fleet, "pinned devices", |status| status.capacity == 2).await;
+    assert_eq!(states(&status), ["ready", "not_pinned", "not_pinned", "ready"]);
+    assert!(status.devices[0].speed.is_some() && status.devices[3].speed.is_none(), "looked up, not measured");
+    let (first, second) = (fleet.take().unwrap(), fleet.take().unwrap());
+    assert_eq!([first.place().device(), second.place().device()], [Some("First"), Some("Host")]);
+    assert!(fleet.take().is_none());
+    drop(first);
+    assert_eq!(fleet.take().unwrap().place().device(), Some("First"));
+}
+
+#[tokio::test]
+async fn without_a_binary_or_a_loader_or_the_pinned_device_the_processor_proves_and_says_why() {
+    let mut folder = folder(BackendChoice::Opencl, "DEVICE", "exit 1");
+    let reason = async |config: &FleetConfig, word: &str| {
+        let fleet = Fleet::new(config.clone());
+        let status = until(&fleet, word, |status| status.reason.contains(word)).await;
+        assert_eq!((status.backend, status.capacity), ("cpu", 1));
+        assert_eq!(fleet.take().unwrap().place(), &Place::Cpu);
+    };
+    folder.config.devices = vec!["fourth".into()];
+    reason(&folder.config, "\"fourth\"").await;
+    folder.config.devices.clear();
+    let binary = std::mem::replace(&mut folder.config.binary, PathBuf::from("/nonexistent/proofmesh-gpu"));
+    reason(&folder.config, "prover.gpu_binary").await;
+    let words = "gpu: error while loading shared libraries: libOpenCL.so.1: cannot open shared object file";
+    std::fs::write(&binary, format!("#!/bin/sh\necho '{words}' >&2\nexit 127\n")).unwrap();
+    folder.config.binary = binary;
+    reason(&folder.config, "libOpenCL.so.1").await;
+    folder.config.backend = BackendChoice::Cpu;
+    reason(&folder.config, "the configuration asks").await;
+}
