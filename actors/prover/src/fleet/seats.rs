@@ -24,6 +24,8 @@ use crate::worker::{JobError, Worker, WorkerConfig};
 
 /// Longest start of a device's worker: the first one on a driver compiles all kernels and tests them.
 const START_LIMIT: Duration = Duration::from_secs(600);
+/// Longest silence of a device's worker: the first proof of a kind compiles its constraints within one stage.
+const SILENCE_LIMIT: Duration = Duration::from_secs(600);
 /// How often a measurement looks whether the processor is free.
 const FREE_LOOK: Duration = Duration::from_millis(200);
 
@@ -636,6 +638,7 @@ fn worker_config(config: &FleetConfig, listed: &Listed) -> WorkerConfig {
     worker.arguments = vec!["worker".into(), "--device".into(), listed.index.to_string().into()];
     worker.environment = driver::environment(&config.cache);
     worker.start_limit = START_LIMIT;
+    worker.silence_limit = SILENCE_LIMIT;
     worker.runs_apart = true;
     worker
 }
