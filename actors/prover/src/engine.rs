@@ -118,6 +118,12 @@ pub enum ProveError {
         /// What the device's driver or the verifier said.
         detail: String,
     },
+    /// The proof is too large for the device. Says nothing against the device: the processor may prove the run.
+    #[error("the device gave no proof: {detail}")]
+    DeviceMemory {
+        /// What is needed, and what there is.
+        detail: String,
+    },
 }
 
 /// Makes proofs, one at a time.

@@ -88,7 +88,11 @@ impl fmt::Debug for Cairo {
 
 /// What a failure of the device says about the job: nothing.
 fn device(error: Error) -> ProveError {
-    ProveError::Device { detail: error.to_string() }
+    let detail = error.to_string();
+    match error {
+        Error::OutOfMemory { .. } => ProveError::DeviceMemory { detail },
+        _ => ProveError::Device { detail },
+    }
 }
 
 impl Cairo {

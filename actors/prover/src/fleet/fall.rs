@@ -41,7 +41,7 @@ impl Reason {
             JobError::Start { .. } => Some(Self::Start),
             JobError::Crashed { .. } | JobError::OutOfMemory { .. } | JobError::CpuLimit => Some(Self::Died),
             JobError::Hung { .. } => Some(Self::Hung),
-            JobError::Memory { .. } => Some(Self::Memory),
+            JobError::Memory { .. } | JobError::DeviceMemory { .. } => Some(Self::Memory),
             JobError::Device { .. } => Some(Self::Device),
             JobError::Protocol { .. } => Some(Self::Protocol),
             JobError::Input(_)
@@ -91,6 +91,7 @@ mod tests {
         let killed = JobError::OutOfMemory { status: detail(), detail: detail() };
         assert_eq!(Reason::of(&killed), Some(Reason::Died));
         assert_eq!(Reason::of(&JobError::Memory { needed: 2, limit: 1 }), Some(Reason::Memory));
+        assert_eq!(Reason::of(&JobError::DeviceMemory { detail: detail() }), Some(Reason::Memory));
         assert!(!Reason::Memory.counts(true) && Reason::Start.counts(false));
         assert!(Reason::Died.counts(true) && !Reason::Died.counts(false));
     }

@@ -58,7 +58,7 @@ fn run<B: Backend>(setup: &DeviceProcess, open: impl FnOnce() -> Result<B, Strin
         let response = match request {
             Request::WarmUp => match child::guarded(|| engine.warm_up()) {
                 Ok(()) => Response::Warm,
-                Err(refusal) => Response::Refused(device_fault(refusal)),
+                Err(refusal) => Response::Refused(tables_fault(refusal)),
             },
             Request::Prove(body) => match prove(&mut engine, &mut tracer, body, &writer)? {
                 Ok(proven) => Response::Proven(Box::new(proven.into())),
@@ -81,6 +81,14 @@ fn device_fault(refusal: Refusal) -> Refusal {
     }
 }
 
+/// A device that can't hold the tables of all proofs is good for none, whatever the job.
+fn tables_fault(refusal: Refusal) -> Refusal {
+    match device_fault(refusal) {
+        Refusal::DeviceMemory { detail } => Refusal::Device { detail },
+        other => other,
+    }
+}
+
 fn prove<B: Backend>(
     engine: &mut Engine<B>,
     tracer: &mut Tracer,
@@ -90,7 +98,7 @@ fn prove<B: Backend>(
     let (statement, prover, memory_limit) = body.outline();
     let report = Report::new(writer);
     let clock = Clock::new(report.observer());
-    let result = child::guarded(|| engine.make_warm(&clock)).map_err(device_fault).and_then(|()| {
+    let result = child::guarded(|| engine.make_warm(&clock)).map_err(tables_fault).and_then(|()| {
         let traced = tracer.trace(body, memory_limit.unwrap_or(u64::MAX), &clock)?;
         child::guarded(|| engine.prove_traced(&statement, &prover, traced, memory_limit, &clock)).map_err(device_fault)
     });

@@ -6,7 +6,7 @@ use types::verdict::FailureReason;
 use crate::error::Fault;
 use crate::worker::wire::Refusal;
 
-/// Why a job has no result. The first seven are the worker's own answers, the others say how it ended.
+/// Why a job has no result. The first eight are the worker's own answers, the others say how it ended.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum JobError {
     /// The input is refused, on every node alike.
@@ -53,6 +53,12 @@ pub enum JobError {
     #[error("the device gave no proof: {detail}")]
     Device {
         /// What the device's driver or the verifier said.
+        detail: String,
+    },
+    /// The proof is too large for the device that the worker computes on. Says nothing against the device.
+    #[error("the device gave no proof: {detail}")]
+    DeviceMemory {
+        /// What is needed, and what there is.
         detail: String,
     },
     /// The child could not be started.
@@ -117,6 +123,7 @@ impl JobError {
             | Self::Failed { .. }
             | Self::Internal { .. }
             | Self::Memory { .. }
+            | Self::DeviceMemory { .. }
             | Self::Unprovable { .. } => true,
             // What the libraries left behind after a panic or a refused allocation is anybody's guess; so is a device.
             Self::Device { .. }
@@ -142,6 +149,7 @@ impl From<Refusal> for JobError {
             Refusal::Memory { needed, limit } => Self::Memory { needed, limit },
             Refusal::Unprovable { detail } => Self::Unprovable { detail },
             Refusal::Device { detail } => Self::Device { detail },
+            Refusal::DeviceMemory { detail } => Self::DeviceMemory { detail },
         }
     }
 }

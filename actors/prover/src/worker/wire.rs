@@ -137,6 +137,7 @@ pub(crate) enum Refusal {
     Memory { needed: u64, limit: u64 },
     Unprovable { detail: String },
     Device { detail: String },
+    DeviceMemory { detail: String },
 }
 
 impl Wire for Response {
@@ -225,6 +226,7 @@ impl From<ProveError> for Refusal {
             ProveError::Memory { needed, limit } => Self::Memory { needed, limit },
             ProveError::Unprovable { detail } => Self::Unprovable { detail: short(detail) },
             ProveError::Device { detail } => Self::Device { detail: short(detail) },
+            ProveError::DeviceMemory { detail } => Self::DeviceMemory { detail: short(detail) },
         }
     }
 }
