@@ -13,6 +13,9 @@ pub enum Error {
          intel-opencl-icd, pocl-opencl-icd), or point OPENCL_VENDOR_PATH or OCL_ICD_VENDORS at its folder"
     )]
     NoPlatform(String),
+    /// What the process that lists the devices said.
+    #[error("{0}")]
+    Probe(String),
     /// Platforms, but nothing usable on them.
     #[error(
         "no usable OpenCL device: {0}. Remedy: see `proofmesh-gpu devices` for what was found and why it is refused"

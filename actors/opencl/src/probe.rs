@@ -30,7 +30,9 @@ fn ended(status: ExitStatus, message: &str) -> Error {
         return Error::NoDevice(format!("{reason}. Remedy: remove or update it, or leave it out with OCL_ICD_VENDORS"));
     }
     let message = message.lines().last().unwrap_or_default().trim();
-    Error::NoPlatform(if message.is_empty() { format!("the probe ended with {status}") } else { message.to_owned() })
+    // What the child says is a whole sentence already, behind its name.
+    let message = message.strip_prefix("proofmesh-gpu: ").unwrap_or(message);
+    Error::Probe(if message.is_empty() { format!("the probe ended with {status}") } else { message.to_owned() })
 }
 
 fn probe_with(command: &mut Command, limit: Duration) -> Result<Listing> {

@@ -95,7 +95,7 @@ fn refused(error: &list::AskError, node: Option<&Value>) -> Failure {
     let text = error.to_string();
     let (message, remedy) = text.split_once(". Remedy: ").unwrap_or((&text, BUILD));
     let node = node.map_or_else(String::new, |node| {
-        format!("; the node proves on the {}: {}", plain(&node["backend"]), plain(&node["backend_reason"]))
+        format!("; the node's backend is {}: {}", plain(&node["backend"]), plain(&node["backend_reason"]))
     });
     let code = if matches!(error, list::AskError::NoBinary { .. }) { "gpu_binary" } else { "gpu" };
     Failure::error(code, format!("{message}{node}")).remedy(remedy)
@@ -124,7 +124,7 @@ fn text(answer: &Value) -> String {
     };
     let node = &answer["node"];
     text.push_str(&match node["backend"].as_str() {
-        Some(backend) => format!("the node proves on the {backend}: {}\n", plain(&node["backend_reason"])),
+        Some(backend) => format!("the node's backend is {backend}: {}\n", plain(&node["backend_reason"])),
         None => "no node answers: nothing is known of speeds and failures\n".into(),
     });
     text
@@ -152,7 +152,7 @@ mod tests {
             json!({"state": "disabled", "reason": "it crashed", "speed": {"device_ms": 1.25, "cpu_ms": 9.0}});
         let node = json!({"backend": "cpu", "backend_reason": "A is disabled"});
         let shown = text(&json!({"devices": [seen], "node": node}));
-        for word in ["disabled", "it crashed", "1.2", "9.0", "1024", "the node proves on the cpu: A is disabled"] {
+        for word in ["disabled", "it crashed", "1.2", "9.0", "1024", "the node's backend is cpu: A is disabled"] {
             assert!(shown.contains(word), "{word}: {shown}");
         }
         let alone = text(&json!({"devices": [device], "node": null}));
