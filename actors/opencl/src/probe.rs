@@ -18,7 +18,7 @@ const LISTING_BYTES_MAX: u64 = 1 << 20;
 /// Lists the devices through a child process of `binary`.
 ///
 /// # Errors
-/// [`Error::NoPlatform`] or [`Error::NoDevice`] with what the child said or how it ended.
+/// [`Error::Probe`] or [`Error::NoDevice`] with what the child said or how it ended.
 pub fn probe(binary: &std::path::Path) -> Result<Listing> {
     probe_with(Command::new(binary).arg(COMMAND), TIME_LIMIT)
 }
