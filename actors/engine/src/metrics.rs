@@ -1,5 +1,6 @@
 //! The engine's numbers, under the names that operators' dashboards use. Labels are bounded: no job or validator ids.
 
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -86,141 +87,168 @@ fn shown<const N: usize>(counter: IntCounterVec, values: [&str; N]) -> IntCounte
     counter
 }
 
+/// Seconds of steps inside a block.
+const SHORT: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// Seconds of jobs and of the pace of blocks.
+const LONG: [f64; 9] = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
+/// Seconds of a proof's phases, on any backend.
+const PHASES: [f64; 14] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// Makes metrics and registers them.
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn add<M: Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> prometheus::Result<M> {
+        let metric = metric?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), &[label]))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> prometheus::Result<HistogramVec> {
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+    }
+}
+
 impl Metrics {
     /// Registers everything.
     ///
     /// # Errors
     /// When two metrics share a name: a mistake in this file.
+    #[allow(clippy::too_many_lines, reason = "a list with an entry for each metric")]
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
-            let metric = IntGauge::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
-        };
-        let histogram = |name: &str, help: &str, buckets: &[f64]| -> Result<Histogram, prometheus::Error> {
-            let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
-        };
-        let short = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
-        let long = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
-        let refused = IntGaugeVec::new(
-            Opts::new(
-                "proofmesh_mailbox_refused",
-                "Messages refused since the start because a mailbox was full, by actor.",
-            ),
-            &["actor"],
-        )?;
-        registry.register(Box::new(refused.clone()))?;
-        let store_bytes = IntGaugeVec::new(
-            Opts::new("proofmesh_store_bytes", "Bytes of the database: files on disk, memory tables, cache in memory."),
-            &["part"],
-        )?;
-        registry.register(Box::new(store_bytes.clone()))?;
-        let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
-        };
-        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
-            let metric = IntCounter::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
-        };
-        let prover_devices = IntGaugeVec::new(
-            Opts::new("proofmesh_prover_devices", "OpenCL devices of this machine, by what the node does with them."),
-            &["state"],
-        )?;
-        registry.register(Box::new(prover_devices.clone()))?;
-        let prover_phase_seconds = HistogramVec::new(
-            HistogramOpts::new(
-                "proofmesh_prover_phase_seconds",
-                "Phases of own proofs that were made, by the backend that made them.",
-            )
-            .buckets(vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0]),
-            &["backend", "phase"],
-        )?;
-        registry.register(Box::new(prover_phase_seconds.clone()))?;
+        let make = Maker(&registry);
         let restarts = "Restarts of the actor since the start of the node.";
-        let restart_gauge = IntGaugeVec::new(Opts::new("service_restart_count", restarts), &["actor"])?;
-        registry.register(Box::new(restart_gauge.clone()))?;
         Ok(Self {
-            evidence: counters("consensus_fraud_detected_total", "Equivocations found here, by kind.", &["kind"])?,
-            restarts: (restart_gauge, counters("service_restart_count_total", restarts, &["actor"])?),
-            validators_registered: counter("consensus_validators_registered_total", "Validators that joined the set.")?,
-            validators_removed: counter("consensus_validators_removed_total", "Validators that left the set.")?,
-            claims: counters("consensus_rounds_total", "Ends of votes on claims, by outcome.", &["outcome"])?,
-            view_changes: counters("consensus_view_changes_total", "Rounds after the first of a height.", &["reason"])?,
-            persistence: counters(
+            evidence: make.counters(
+                "consensus_fraud_detected_total",
+                "Equivocations found here, by kind.",
+                &["kind"],
+            )?,
+            restarts: (
+                make.gauges("service_restart_count", restarts, "actor")?,
+                make.counters("service_restart_count_total", restarts, &["actor"])?,
+            ),
+            validators_registered: make
+                .counter("consensus_validators_registered_total", "Validators that joined the set.")?,
+            validators_removed: make.counter("consensus_validators_removed_total", "Validators that left the set.")?,
+            claims: make.counters("consensus_rounds_total", "Ends of votes on claims, by outcome.", &["outcome"])?,
+            view_changes: make.counters(
+                "consensus_view_changes_total",
+                "Rounds after the first of a height.",
+                &["reason"],
+            )?,
+            persistence: make.counters(
                 "consensus_persistence_operations_total",
                 "Flushes of log and guard, and commits of blocks.",
                 &["operation", "status"],
             )?,
-            pending_votes: gauge("consensus_pending_votes", "Claims in work here that wait for the own vote.")?,
-            job_queue_seconds: histogram(
+            pending_votes: make.gauge("consensus_pending_votes", "Claims in work here that wait for the own vote.")?,
+            job_queue_seconds: make.histogram(
                 "job_queue_duration_seconds",
                 "From a job's submission to its first assignment, block time.",
-                &long,
+                &LONG,
             )?,
-            job_seconds: histogram(
+            job_seconds: make.histogram(
                 "job_processing_duration_seconds",
                 "From a job's submission to its end, block time.",
-                &long,
+                &LONG,
             )?,
-            validation_seconds: histogram("block_validation_duration_seconds", "Checking a proposed block.", &short)?,
-            propagation_seconds: histogram(
+            validation_seconds: make.histogram(
+                "block_validation_duration_seconds",
+                "Checking a proposed block.",
+                &SHORT,
+            )?,
+            propagation_seconds: make.histogram(
                 "block_propagation_duration_seconds",
                 "From a proposed block's time to its arrival here; clocks differ.",
-                &short,
+                &SHORT,
             )?,
-            validators: gauge("consensus_active_validators", "Validators of the next height.")?,
-            height: gauge("block_height", "Height of the last applied block.")?,
-            round: gauge("consensus_current_view", "Round of the running height.")?,
-            sync_target: gauge("proofmesh_sync_target_height", "Highest height a peer in good standing claims.")?,
-            mempool: gauge("proofmesh_mempool_transactions", "Transactions that wait for a block.")?,
-            jobs_pending: gauge("jobs_in_queue", "Jobs that are not terminal.")?,
-            uptime: gauge("service_uptime_seconds", "Seconds since the engine started.")?,
-            block_seconds: histogram(
+            validators: make.gauge("consensus_active_validators", "Validators of the next height.")?,
+            height: make.gauge("block_height", "Height of the last applied block.")?,
+            round: make.gauge("consensus_current_view", "Round of the running height.")?,
+            sync_target: make
+                .gauge("proofmesh_sync_target_height", "Highest height a peer in good standing claims.")?,
+            mempool: make.gauge("proofmesh_mempool_transactions", "Transactions that wait for a block.")?,
+            jobs_pending: make.gauge("jobs_in_queue", "Jobs that are not terminal.")?,
+            uptime: make.gauge("service_uptime_seconds", "Seconds since the engine started.")?,
+            block_seconds: make.histogram(
                 "consensus_finalization_duration_seconds",
                 "From applied block to applied block.",
-                &long,
+                &LONG,
             )?,
-            commit_seconds: histogram("block_processing_duration_seconds", "Applying a decided block.", &short)?,
-            flush_seconds: histogram(
+            commit_seconds: make.histogram("block_processing_duration_seconds", "Applying a decided block.", &SHORT)?,
+            flush_seconds: make.histogram(
                 "consensus_persistence_duration_seconds",
                 "One flush of consensus log and guard.",
-                &short,
+                &SHORT,
             )?,
-            verify_seconds: histogram(
+            verify_seconds: make.histogram(
                 "consensus_vote_duration_seconds",
                 "Checking a claim, fetching its bytes included.",
-                &long,
+                &LONG,
             )?,
-            prove_seconds: histogram(
+            prove_seconds: make.histogram(
                 "job_execution_duration_seconds",
                 "Own proofs, from turn to checked proof.",
-                &long,
+                &LONG,
             )?,
-            prover_phase_seconds,
+            prover_phase_seconds: make.histograms(
+                "proofmesh_prover_phase_seconds",
+                "Phases of own proofs that were made, by the backend that made them.",
+                &["backend", "phase"],
+                &PHASES,
+            )?,
             prover_proofs: shown(
-                counters("proofmesh_prover_proofs_total", "Own proofs that were made, by backend.", &["backend"])?,
+                make.counters("proofmesh_prover_proofs_total", "Own proofs that were made, by backend.", &["backend"])?,
                 ["cpu", "opencl"],
             ),
             prover_fallbacks: shown(
-                counters(
+                make.counters(
                     "proofmesh_prover_fallbacks_total",
                     "Proofs that a device began and the processor had to make, by kind of reason.",
                     &["reason"],
                 )?,
                 Reason::ALL.map(Reason::name),
             ),
-            prover_devices,
-            transactions: counter("proofmesh_transactions_applied_total", "Transactions in applied blocks.")?,
-            votes: counters("consensus_votes_total", "Own verdicts on claims, by answer.", &["verdict"])?,
-            refused,
-            store_bytes,
-            disk_free: gauge("proofmesh_disk_free_bytes", "Free bytes on the disk of the home folder.")?,
+            prover_devices: make.gauges(
+                "proofmesh_prover_devices",
+                "OpenCL devices of this machine, by what the node does with them.",
+                "state",
+            )?,
+            transactions: make.counter("proofmesh_transactions_applied_total", "Transactions in applied blocks.")?,
+            votes: make.counters("consensus_votes_total", "Own verdicts on claims, by answer.", &["verdict"])?,
+            refused: make.gauges(
+                "proofmesh_mailbox_refused",
+                "Messages refused since the start because a mailbox was full, by actor.",
+                "actor",
+            )?,
+            store_bytes: make.gauges(
+                "proofmesh_store_bytes",
+                "Bytes of the database: files on disk, memory tables, cache in memory.",
+                "part",
+            )?,
+            disk_free: make.gauge("proofmesh_disk_free_bytes", "Free bytes on the disk of the home folder.")?,
             registry,
         })
     }
