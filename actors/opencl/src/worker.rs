@@ -24,6 +24,6 @@ pub fn run(kind: Kind, options: &Options) -> ! {
     device_main(&setup, || {
         let runtime = open(options).map_err(|error| error.to_string())?;
         self_test::ensure(runtime, options.cache.as_deref()).map_err(|error| error.to_string())?;
-        Ok(Cairo::new(runtime))
+        Ok((Cairo::new(runtime), move || runtime.progress()))
     })
 }

@@ -149,6 +149,13 @@ impl Runtime {
         self.lock().report
     }
 
+    /// A number that changes while work goes on: kernels started, compiled or loaded.
+    #[must_use]
+    pub fn progress(&self) -> u64 {
+        let report = self.cache_report();
+        self.counters().kernels + report.compiled + report.loaded
+    }
+
     /// Bytes of device memory in use, and the most at once since [`Runtime::reset_peak`].
     #[must_use]
     pub fn memory(&self) -> (u64, u64) {

@@ -24,7 +24,8 @@ use crate::worker::{JobError, Worker, WorkerConfig};
 
 /// Longest start of a device's worker: the first one on a driver compiles all kernels and tests them.
 const START_LIMIT: Duration = Duration::from_secs(600);
-/// Longest silence of a device's worker: the first proof of a kind compiles its constraints within one stage.
+/// Longest silence of a device's worker, which tells when a kernel is started or compiled: one of them may take minutes to
+/// compile on a slow machine.
 const SILENCE_LIMIT: Duration = Duration::from_secs(600);
 /// How often a measurement looks whether the processor is free.
 const FREE_LOOK: Duration = Duration::from_millis(200);

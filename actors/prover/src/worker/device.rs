@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::engine::{Engine, Proven};
@@ -26,13 +27,41 @@ pub struct DeviceProcess {
     pub tracer_environment: Vec<(OsString, OsString)>,
 }
 
+/// How often the device's progress is looked at.
+const PULSE: Duration = Duration::from_secs(10);
+
 /// The whole life of a worker that proves on a device. Call it first thing in `main`, before any thread is started. `open`
-/// opens the device and tests it; its error, in words, is what the node is told.
-pub fn device_main<B: Backend>(setup: &DeviceProcess, open: impl FnOnce() -> Result<B, String>) -> ! {
+/// opens the device and tests it; its error, in words, is what the node is told. It gives the backend, and a number that
+/// changes while the device's work goes on: one stage may take minutes when its kernels are compiled for the first time,
+/// and the node must be able to tell that from a driver that hangs.
+pub fn device_main<B: Backend, P: Fn() -> u64 + Send + 'static>(
+    setup: &DeviceProcess,
+    open: impl FnOnce() -> Result<(B, P), String>,
+) -> ! {
     child::end(run(setup, open))
 }
 
-fn run<B: Backend>(setup: &DeviceProcess, open: impl FnOnce() -> Result<B, String>) -> io::Result<()> {
+/// Tells the node now and then that work goes on, as long as it does.
+fn beat(writer: Writer, progress: impl Fn() -> u64 + Send + 'static) -> io::Result<()> {
+    let beating = move || {
+        let mut last = progress();
+        loop {
+            std::thread::sleep(PULSE);
+            let now = progress();
+            if now != last && send(&writer, &Response::Alive).is_err() {
+                // The node is gone, and this process goes with it.
+                return;
+            }
+            last = now;
+        }
+    };
+    std::thread::Builder::new().name("pulse".into()).spawn(beating).map(drop)
+}
+
+fn run<B: Backend, P: Fn() -> u64 + Send + 'static>(
+    setup: &DeviceProcess,
+    open: impl FnOnce() -> Result<(B, P), String>,
+) -> io::Result<()> {
     let mut begun = begin()?;
     keep_memory();
     let own = sandbox::enter_device(&begun.bounds, &setup.reach)?;
@@ -48,7 +77,10 @@ fn run<B: Backend>(setup: &DeviceProcess, open: impl FnOnce() -> Result<B, Strin
     begun.start_threads()?;
     tracing::debug!(?own, ?programs, "sandboxes of the device's process and of the programs'");
     let mut engine = match open() {
-        Ok(backend) => Engine::with(backend),
+        Ok((backend, progress)) => {
+            beat(writer.clone(), progress)?;
+            Engine::with(backend)
+        }
         Err(detail) => {
             return send(&writer, &Response::Refused(Refusal::Device { detail: crate::error::shorten(&detail) }));
         }

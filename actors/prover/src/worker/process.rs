@@ -247,6 +247,7 @@ impl Process {
                 let silence_limit = self.silence_limit;
                 match timeout(silence_limit, self.receive()).await {
                     Ok(Ok(Some(Response::Stage(stage)))) => on_stage(stage),
+                    Ok(Ok(Some(Response::Alive))) => {}
                     Ok(Ok(Some(Response::Refused(refusal)))) => return Err(JobError::from(refusal)),
                     Ok(Ok(Some(response))) => return Ok(response),
                     Ok(Ok(None)) => return Err(self.end().await),

@@ -101,6 +101,8 @@ pub(crate) enum Response {
     },
     Inspected(InspectedBody),
     Refused(Refusal),
+    /// Work goes on within a stage that may take long.
+    Alive,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
