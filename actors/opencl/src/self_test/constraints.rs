@@ -207,7 +207,7 @@ pub(super) fn random_constraints_have_the_cpu_values(on: &Context) {
     let runtime = on.runtime;
     runtime.set_strict(true);
     let seeds = match on.size {
-        Size::Tiny => 2,
+        Size::Tiny => 1,
         Size::Small => 8,
         Size::Large => 40,
     };
