@@ -44,8 +44,9 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("libp2p*", &["network"]),
     ("ocl", &["opencl"]),
     ("ractor", &["engine"]),
-    ("rand*", &["testnet"]),
-    ("rayon", &["composition", "prover"]),
+    // In opencl for the inputs of its self-test, which is in the binary, and for the threads that fill its upload buffers.
+    ("rand*", &["opencl", "testnet"]),
+    ("rayon", &["composition", "opencl", "prover"]),
     ("rocksdb", &["storage"]),
     ("seccompiler", &["prover"]),
     ("stwo-cairo-adapter", &["prover"]),
