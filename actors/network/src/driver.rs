@@ -9,6 +9,7 @@ mod sync;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,6 +19,7 @@ use libp2p::gossipsub::TopicHash;
 use libp2p::metrics::{Metrics, Recorder, Registry};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, noise, tcp, yamux};
+use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 use types::gossip::Topic;
@@ -253,9 +255,9 @@ impl Driver {
             let failed = |reason: String| NetworkError::Listen { address: address.clone(), reason };
             // libp2p listens with SO_REUSEPORT, so that two nodes on one port would each get half of the connections.
             if let Some(socket) = socket_of(&address) {
-                std::net::TcpListener::bind(socket).map_err(|e| failed(e.to_string()))?;
+                try_port(socket).map_err(|e| failed(e.to_string()))?;
             }
-            let id = self.swarm.listen_on(address.clone()).map_err(|e| failed(e.to_string()))?;
+            let id = self.swarm.listen_on(address.clone()).map_err(|e| failed(format!("{e:?}")))?;
             waiting.insert(id, address);
         }
         for address in self.config.external.clone() {
@@ -406,4 +408,13 @@ fn multiplexer() -> yamux::Config {
 fn wall_clock() -> TimeMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     TimeMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Whether nobody listens on a port. Binds and does not listen: a child process that is being made at this moment holds a copy of
+/// the socket for a while, and a copy that listened would be in the way of libp2p's.
+fn try_port(address: SocketAddr) -> std::io::Result<()> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Connections of an earlier run that are closing are no obstacle; one that listens still is.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)
 }
