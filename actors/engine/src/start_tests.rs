@@ -124,7 +124,7 @@ async fn every_actor_outside_of_the_safety_subtree_comes_back_with_the_state_int
     let balance = engine.account(SecretKey::from_seed([9; 32]).public()).await.unwrap().balance;
     assert_eq!(balance, Amount(20));
     assert!(engine.net().is_ok());
-    let (metrics, _) = engine.metrics_text().unwrap();
+    let (metrics, _) = engine.metrics_text().await.unwrap();
     for line in ["service_restart_count{actor=\"link\"} 1", "service_restart_count_total{actor=\"mempool\"} 1"] {
         assert!(metrics.contains(line), "{line}:\n{metrics}");
     }

@@ -159,7 +159,10 @@ impl EdgeMetrics {
 /// `GET /metrics`.
 pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
     let own = edge.metrics.text(&edge).map_err(|e| Refusal::new("internal", e.to_string()));
-    let texts = own.and_then(|own| Ok((own, edge.engine.metrics_text()?)));
+    let texts = match own {
+        Ok(own) => edge.engine.metrics_text().await.map(|texts| (own, texts)).map_err(Refusal::from),
+        Err(refusal) => Err(refusal),
+    };
     match texts {
         Err(refusal) => refusal.into_response(),
         Ok((own, (engine, network))) => {

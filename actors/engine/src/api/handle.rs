@@ -183,10 +183,13 @@ impl EngineHandle {
         tokio::pin!(refused);
         // Who does not wait is answered at once: that the transaction waits here is known.
         while !wait.is_zero() {
-            // Asked before the block is looked for: whoever has lost its place by then is in no later one.
-            let lost = self.lost_place(sender, nonce, expires_ms)?;
-            if let Some(decided) = self.decided(id).await? {
-                return Ok(answer(decided));
+            // The view is older than the look for the block: whoever has lost its place by then is in no later one.
+            let look = move |w: &Wiring, view: &ChainView| {
+                Ok((lost_place(view, sender, nonce, expires_ms)?, w.store.tx(&id)?))
+            };
+            let (lost, location) = self.read(look).await?;
+            if let Some(location) = location {
+                return Ok(answer(TxStatus::Decided { height: location.height }));
             }
             if let Some(error) = lost {
                 return Err(error);
@@ -200,29 +203,6 @@ impl EngineHandle {
             }
         }
         Ok(answer(TxStatus::Pending))
-    }
-
-    /// Why a transaction that is in no block yet can be in none any more, if so.
-    fn lost_place(&self, sender: PublicKey, nonce: u64, expires_ms: TimeMs) -> Result<Option<ApiError>, ApiError> {
-        let view = self.wiring.view();
-        let next = query::account(&view.state, &sender)?.nonce;
-        if nonce < next {
-            let message = format!(
-                "another transaction of this account took nonce {nonce} while this one waited; sign it again with nonce {next}"
-            );
-            return Ok(Some(ApiError::field(
-                TxCode::NonceUsed.name(),
-                "nonce",
-                nonce,
-                format!("next is {next}"),
-                message,
-            )));
-        }
-        let now = view.head.time_ms;
-        Ok((expires_ms <= now).then(|| {
-            let message = "it was in no block before it expired; sign it again with a later expiry";
-            ApiError::field(TxCode::TxExpired.name(), "expires_ms", expires_ms.0, format!("after {}", now.0), message)
-        }))
     }
 
     /// The status of a transaction that is in a block.
@@ -468,22 +448,27 @@ impl EngineHandle {
     ///
     /// # Errors
     /// `internal` when they can't be rendered.
-    pub fn metrics_text(&self) -> Result<(String, String), ApiError> {
-        self.wiring.metrics.uptime.set(i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX));
-        for (actor, refused) in self.wiring.mail.refused() {
-            self.wiring.metrics.refused.with_label_values(&[actor]).set(i64::try_from(refused).unwrap_or(i64::MAX));
-        }
-        let (files, blob_files, tables, cache) = self.wiring.store.usage();
-        for (part, bytes) in [("files", files), ("blob_files", blob_files), ("memory_tables", tables), ("cache", cache)]
-        {
-            let gauge = self.wiring.metrics.store_bytes.with_label_values(&[part]);
-            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        }
-        if let Ok(free) = self.wiring.blobs.disk_free() {
-            self.wiring.metrics.disk_free.set(i64::try_from(free).unwrap_or(i64::MAX));
-        }
-        let own = self.wiring.metrics.text().map_err(|e| ApiError::new("internal", e.to_string()))?;
-        Ok((own, self.wiring.net.get().map(|n| n.open_metrics()).unwrap_or_default()))
+    pub async fn metrics_text(&self) -> Result<(String, String), ApiError> {
+        let uptime = self.started.elapsed().as_secs();
+        self.read(move |w, _| {
+            let set = |gauge: &prometheus::IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            let metrics = &w.metrics;
+            set(&metrics.uptime, uptime);
+            for (actor, refused) in w.mail.refused() {
+                set(&metrics.refused.with_label_values(&[actor]), refused);
+            }
+            let (files, blobs, tables, cache) = w.store.usage();
+            for (part, bytes) in [("files", files), ("blob_files", blobs), ("memory_tables", tables), ("cache", cache)]
+            {
+                set(&metrics.store_bytes.with_label_values(&[part]), bytes);
+            }
+            if let Ok(free) = w.blobs.disk_free() {
+                set(&metrics.disk_free, free);
+            }
+            let own = metrics.text().map_err(|e| ApiError::new("internal", e.to_string()))?;
+            Ok((own, w.net.get().map(|n| n.open_metrics()).unwrap_or_default()))
+        })
+        .await
     }
 
     /// Stops intake, lets what is under way finish for at most ten seconds, and ends every actor.
@@ -620,6 +605,27 @@ impl From<ledger::LedgerError> for ApiError {
             ledger::LedgerError::State(e) => e.into(),
         }
     }
+}
+
+/// Why a transaction that is in no block yet can be in none any more, if so.
+fn lost_place(
+    view: &ChainView,
+    sender: PublicKey,
+    nonce: u64,
+    expires_ms: TimeMs,
+) -> Result<Option<ApiError>, ApiError> {
+    let next = query::account(&view.state, &sender)?.nonce;
+    if nonce < next {
+        let message = format!(
+            "another transaction of this account took nonce {nonce} while this one waited; sign it again with nonce {next}"
+        );
+        return Ok(Some(ApiError::field(TxCode::NonceUsed.name(), "nonce", nonce, format!("next is {next}"), message)));
+    }
+    let now = view.head.time_ms;
+    Ok((expires_ms <= now).then(|| {
+        let message = "it was in no block before it expired; sign it again with a later expiry";
+        ApiError::field(TxCode::TxExpired.name(), "expires_ms", expires_ms.0, format!("after {}", now.0), message)
+    }))
 }
 
 impl From<StorageError> for ApiError {

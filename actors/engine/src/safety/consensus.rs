@@ -309,9 +309,13 @@ fn report(state: &ConsensusState, id: MessageId, acceptance: &Acceptance) {
 
 /// Other validators work on the next height: start it too, at the pace of a busy chain.
 async fn follow(state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
+    // Between two heights only: most messages come within one.
+    if state.pace.is_none() {
+        return Ok(());
+    }
     let next = state.args.wiring.view().head.height.next();
     let ahead = state.args.machine.ahead();
-    if state.pace.is_none() || ahead == Ahead::Nobody || state.args.machine.height() >= next {
+    if ahead == Ahead::Nobody || state.args.machine.height() >= next {
         return Ok(());
     }
     let (params, now) = (state.args.wiring.view().params.clone(), wall_clock());
