@@ -19,6 +19,7 @@ use types::transaction::{Action, SenderTx};
 
 use super::rpc::Rpc;
 use super::stats::Samples;
+use super::{Memory, memory_of};
 use crate::harness::Cluster;
 
 /// Transactions in one request: the most that a node takes.
@@ -55,8 +56,8 @@ pub(super) struct Outcome {
     pub(super) latency: Samples,
     /// Submissions refused, by code; each was sent again.
     pub(super) refused: BTreeMap<String, u64>,
-    /// Resident memory of each node, bytes, every second.
-    pub(super) memory: Vec<Vec<u64>>,
+    /// Memory of each node, every second.
+    pub(super) memory: Vec<Vec<Memory>>,
 }
 
 /// What the senders and the watcher share.
@@ -255,7 +256,7 @@ struct Watcher {
     applied: u64,
     blocks_with_ours: u64,
     latency: Samples,
-    memory: Vec<Vec<u64>>,
+    memory: Vec<Vec<Memory>>,
     looked: Instant,
 }
 
@@ -337,7 +338,7 @@ impl Watcher {
 
     fn weigh(&mut self) -> Result<()> {
         for (memory, pid) in self.memory.iter_mut().zip(&self.pids) {
-            memory.push(super::resident_bytes(*pid)?);
+            memory.push(memory_of(*pid)?);
         }
         Ok(())
     }

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::load::Load;
 use super::rpc::{Rpc, metric};
 use super::stats::Samples;
-use super::{Entry, Plan, block_on, cluster, resident_bytes, stop};
+use super::{Entry, Plan, block_on, cluster, memory_of, stop};
 use crate::harness::Cluster;
 
 /// Senders of the load over time.
@@ -24,7 +24,7 @@ pub(super) fn idle(plan: &Plan) -> Result<Vec<Entry>> {
     for _ in 0..seconds {
         std::thread::sleep(Duration::from_secs(1));
         for pid in &pids {
-            samples.push(mib(resident_bytes(*pid)?));
+            samples.push(mib(memory_of(*pid)?.resident));
         }
     }
     stop(cluster)?;
@@ -46,22 +46,24 @@ pub(super) fn soak(plan: &Plan) -> Result<Vec<Entry>> {
     })?;
     stop(cluster)?;
     let mut growth = Samples::default();
-    let (mut quarters, mut store_quarters) = (vec![], vec![]);
+    let (mut resident, mut anonymous, mut database) = (vec![], vec![], vec![]);
     for (memory, store) in outcome.memory.iter().zip(&store) {
-        let (resident, store) = (by_quarter(memory)?, by_quarter(store)?);
+        resident.push(by_quarter(memory.iter().map(|m| m.resident))?);
+        let (own, store) = (by_quarter(memory.iter().map(|m| m.anonymous))?, by_quarter(store.iter().copied())?);
         // The database's cache and memory tables are bounded and fill over hours; what grows beside them would be a leak.
-        growth.push((resident[3] - store[3]) - (resident[1] - store[1]));
-        quarters.push(resident);
-        store_quarters.push(store);
+        growth.push((own[3] - store[3]) - (own[1] - store[1]));
+        anonymous.push(own);
+        database.push(store);
     }
     let params = json!({
-        "timed": "growth of resident memory less the database's cache and memory tables, from the second to the last quarter \
-                  of the time, each of four nodes",
+        "timed": "growth of anonymous resident memory less the database's cache and memory tables, from the second to the \
+                  last quarter of the time, each of four nodes",
         "seconds": seconds,
         "transfers_per_s": RATE,
         "applied": outcome.applied,
-        "resident_mib_by_node_and_quarter": quarters,
-        "of_these_cache_and_tables": store_quarters,
+        "resident_mib_by_node_and_quarter": resident,
+        "of_these_anonymous": anonymous,
+        "of_these_cache_and_tables": database,
     });
     Ok(vec![Entry::of_samples("memory_growth_under_load", "MiB", &growth, params)])
 }
@@ -82,13 +84,12 @@ async fn watch_store(cluster: &Cluster, time: Duration) -> Result<Vec<Vec<u64>>>
 }
 
 /// Means over the four quarters of the samples, MiB.
-fn by_quarter(samples: &[u64]) -> Result<[f64; 4]> {
-    let mut means = [0.0; 4];
+fn by_quarter(samples: impl ExactSizeIterator<Item = u64> + Clone) -> Result<[f64; 4]> {
+    let (mut means, n) = ([0.0; 4], samples.len());
     for (quarter, mean) in means.iter_mut().enumerate() {
-        let n = samples.len();
-        let part = samples.get(n * quarter / 4..n * (quarter + 1) / 4).context("samples of memory")?;
-        ensure!(!part.is_empty(), "too few samples of memory: {n}");
-        *mean = mib(part.iter().sum::<u64>() / part.len() as u64);
+        let (from, to) = (n * quarter / 4, n * (quarter + 1) / 4);
+        ensure!(from < to, "too few samples of memory: {n}");
+        *mean = mib(samples.clone().skip(from).take(to - from).sum::<u64>() / (to - from) as u64);
     }
     Ok(means)
 }

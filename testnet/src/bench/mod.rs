@@ -139,10 +139,23 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
-/// Resident memory of a process, bytes.
-fn resident_bytes(pid: u32) -> Result<u64> {
+/// Memory of a process at one moment, bytes.
+#[derive(Clone, Copy)]
+struct Memory {
+    /// All resident pages.
+    resident: u64,
+    /// Those that no file backs: heap and stacks. The others are pages of the binary, which come as code is first run
+    /// and which the kernel may drop at any time.
+    anonymous: u64,
+}
+
+/// What a process of ours holds now.
+fn memory_of(pid: u32) -> Result<Memory> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process with memory")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
-    Ok(kib << 10)
+    let bytes = |name: &str| -> Result<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("a process with memory")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().with_context(|| name.to_owned())?;
+        Ok(kib << 10)
+    };
+    Ok(Memory { resident: bytes("VmRSS:")?, anonymous: bytes("RssAnon:")? })
 }

@@ -35,7 +35,7 @@ pub(super) fn measure(plan: &Plan) -> Result<Vec<Entry>> {
         "blocks": blocks,
         "refused_then_resent": refused,
         "file_system": report::file_system(&plan.dir)?,
-        "resident_mib_at_most": memory.iter().flatten().max().map(|bytes| bytes >> 20),
+        "resident_mib_at_most": memory.iter().flatten().map(|m| m.resident >> 20).max(),
     });
     let rate = applied as f64 / time.as_secs_f64();
     Ok(vec![
