@@ -21,6 +21,7 @@ pub(crate) struct Metrics {
     pub(crate) transactions: IntCounter,
     /// Transactions waiting.
     pub(crate) mempool: IntGauge,
+    pub(crate) mempool_dropped: IntCounter,
     /// From block to block.
     pub(crate) block_seconds: Histogram,
     /// Applying a decided block: execution (if new), batch, view.
@@ -190,6 +191,10 @@ impl Metrics {
             sync_target: make
                 .gauge("proofmesh_sync_target_height", "Highest height a peer in good standing claims.")?,
             mempool: make.gauge("proofmesh_mempool_transactions", "Transactions that wait for a block.")?,
+            mempool_dropped: make.counter(
+                "proofmesh_mempool_dropped_total",
+                "Gossiped transactions dropped unseen, because their sender's were mostly useless or too many.",
+            )?,
             jobs_pending: make.gauge("jobs_in_queue", "Jobs that are not terminal.")?,
             uptime: make.gauge("service_uptime_seconds", "Seconds since the engine started.")?,
             block_seconds: make.histogram(

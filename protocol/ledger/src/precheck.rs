@@ -6,7 +6,7 @@ use types::keys::PublicKey;
 use types::kv::{KvRead, KvWrites};
 use types::transaction::{SignedTx, Transaction};
 
-use crate::error::{LedgerError, StateError};
+use crate::error::{LedgerError, StateError, TxError};
 use crate::execute::{Context, Exec};
 use crate::known::{Known, Nothing};
 use crate::state;
@@ -58,6 +58,22 @@ impl Outlook {
         let result = exec.try_transaction(tx);
         after.writes = Some(exec.st.into_writes());
         result
+    }
+
+    /// Whether the account of the sender could send `tx`, `waiting` other transactions of which may come before it: chain,
+    /// expiry, nonce and fee, without signature or execution. What this refuses, [`Outlook::admit`] refuses after those, too.
+    ///
+    /// # Errors
+    /// As [`Outlook::admit`].
+    pub fn look(&self, view: &dyn KvRead, tx: &SignedTx, waiting: u64) -> Result<(), LedgerError> {
+        let mut exec = Exec::new(view, &self.context, &Nothing);
+        exec.st.absorb(self.begun.clone());
+        let account = exec.standing(tx, waiting)?;
+        let fee = self.context.params.fees.transaction;
+        match account.balance.checked_sub(fee) {
+            Some(_) => Ok(()),
+            None => Err(TxError::balance("fee", fee, account.balance).into()),
+        }
     }
 
     /// As [`check_submission`].

@@ -4,6 +4,7 @@ pub(crate) mod ahead;
 pub(crate) mod availability;
 pub(crate) mod blobs;
 pub(crate) mod fraud;
+pub(crate) mod intake;
 pub(crate) mod mempool;
 pub(crate) mod outbox;
 pub(crate) mod prover;
