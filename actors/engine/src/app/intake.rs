@@ -253,10 +253,7 @@ mod tests {
         assert!(intake.push(other, id(100), txs(1), now).is_none());
         assert!(intake.turn(now, |_| Fate::New).is_empty(), "the long one has only begun");
         let second = intake.turn(now, |_| Fate::New);
-        assert_eq!(second.iter().map(|done| (done.id, done.verdict)).collect::<Vec<_>>(), [(
-            id(100),
-            Verdict::Accept
-        )]);
+        assert_eq!(second.iter().map(|done| (done.id, done.verdict)).collect::<Vec<_>>(), [(id(100), Verdict::Accept)]);
         let (turns, done) = drain(&mut intake, now, |_| Fate::New);
         assert_eq!((turns, done.len()), (3_000_usize.div_ceil(TURN) - 1, 10));
         assert!(intake.accounts.is_empty());
@@ -283,8 +280,7 @@ mod tests {
 
     #[test]
     fn who_brings_only_useless_transactions_is_put_off_and_forgiven_in_time() {
-        let (start, mut intake, peer, other) =
-            (Instant::now(), Intake::default(), PeerId::random(), PeerId::random());
+        let (start, mut intake, peer, other) = (Instant::now(), Intake::default(), PeerId::random(), PeerId::random());
         let (mut seen, mut n) = (0, 0);
         // A second of a flood, as fast as the mempool takes it.
         for ms in 0..1_000 {

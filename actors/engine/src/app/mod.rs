@@ -7,6 +7,7 @@ pub(crate) mod fraud;
 pub(crate) mod intake;
 pub(crate) mod mempool;
 pub(crate) mod outbox;
+pub(crate) mod places;
 pub(crate) mod prover;
 pub(crate) mod scheduler;
 pub(crate) mod uptime;
