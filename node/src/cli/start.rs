@@ -70,7 +70,19 @@ impl StartArgs {
     }
 }
 
+/// Two arenas for all threads: a node allocates little at a time from many threads, and each arena keeps for itself what
+/// the busiest moment of its threads took.
+fn few_arenas() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code, reason = "the C library's allocator is set through its C interface")]
+    // SAFETY: mallopt only sets a number of the allocator, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
 pub(super) fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
+    few_arenas();
     context.home.require()?;
     let config = layers::load(&context.home, args.flags())?.config;
     let genesis = context.home.genesis()?;

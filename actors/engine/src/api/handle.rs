@@ -457,9 +457,13 @@ impl EngineHandle {
             for (actor, refused) in w.mail.refused() {
                 set(&metrics.refused.with_label_values(&[actor]), refused);
             }
-            let (files, blobs, tables, cache) = w.store.usage();
-            for (part, bytes) in [("files", files), ("blob_files", blobs), ("memory_tables", tables), ("cache", cache)]
-            {
+            let used = w.store.usage();
+            for (part, bytes) in [
+                ("files", used.files),
+                ("blob_files", used.blob_files),
+                ("memory_tables", used.memory_tables),
+                ("cache", used.cache),
+            ] {
                 set(&metrics.store_bytes.with_label_values(&[part]), bytes);
             }
             if let Ok(free) = w.blobs.disk_free() {
