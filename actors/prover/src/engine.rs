@@ -11,7 +11,7 @@ use stwo_cairo_adapter::adapter::adapt;
 use stwo_cairo_adapter::{ExecutionResources, ProverInput};
 use thiserror::Error;
 use types::felt::Felt;
-use types::job::HashFunction;
+use types::job::{HashFunction, OutputRule};
 use types::keys::PublicKey;
 use types::statement::Statement;
 
@@ -242,7 +242,8 @@ impl<B: Backend> Engine<B> {
         let program = Program::load(&run.program)?;
         let args = Arguments::parse(program.kind(), run.args.as_deref())?;
         let BoundRun { hash_function, binding, max_steps, .. } = run;
-        let run = RunRequest { program, args, hash_function, binding, max_steps, trace: true };
+        let output_rule = OutputRule::Quorum;
+        let run = RunRequest { program, args, hash_function, binding, max_steps, output_rule, trace: true };
         self.make_warm(&clock)?;
         let made = self.make(traced(run, &clock)?, None, &clock)?;
         let blob = proof::envelope::encode(&made.proof).map_err(unprovable)?;
@@ -299,7 +300,7 @@ pub(crate) fn opened(request: ProveRequest) -> Result<RunRequest, ProgramError> 
     let ProveRequest { statement, prover, program, args, max_steps, .. } = request;
     let (program, args) = open_input(&statement, &program, args.as_deref())?;
     let (hash_function, binding) = (statement.hash_function, statement.binding_words(&prover));
-    Ok(RunRequest { program, args, hash_function, binding, max_steps, trace: true })
+    Ok(RunRequest { program, args, hash_function, binding, max_steps, output_rule: statement.output_rule, trace: true })
 }
 
 /// Runs a program and brings the run into the prover's form. The only part of a proof that touches hostile code.

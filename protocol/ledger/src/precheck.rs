@@ -80,10 +80,11 @@ impl Outlook {
     ///
     /// # Errors
     /// As [`check_submission`].
-    fn submission(&self, view: &dyn KvRead, tx: &SignedTx) -> Result<(), LedgerError> {
+    fn submission(&self, view: &dyn KvRead, tx: &SignedTx, waiting: u64) -> Result<(), LedgerError> {
         let mut exec = Exec::new(view, &self.context, &Nothing);
         exec.st.absorb(self.begun.clone());
-        exec.envelope(tx)?;
+        exec.standing(tx, waiting)?;
+        exec.signed(tx)?;
         exec.submit(tx)
     }
 }
@@ -116,10 +117,11 @@ pub fn check_after(
 }
 
 /// As [`check_transaction`] for a job's submission before any validator has signed that it holds the input: what a
-/// validator asks before it signs, and the RPC node before it collects.
+/// validator asks before it signs, and the RPC node before it collects. Up to `waiting` transactions of the sender, which
+/// nobody has seen here, may come before it.
 ///
 /// # Errors
 /// As [`check_transaction`].
-pub fn check_submission(view: &dyn KvRead, tx: &SignedTx, now: TimeMs) -> Result<(), LedgerError> {
-    Outlook::new(view, now)?.submission(view, tx)
+pub fn check_submission(view: &dyn KvRead, tx: &SignedTx, now: TimeMs, waiting: u64) -> Result<(), LedgerError> {
+    Outlook::new(view, now)?.submission(view, tx, waiting)
 }

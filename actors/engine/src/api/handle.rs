@@ -14,6 +14,7 @@ use types::genesis::Genesis;
 use types::ids::{BlobHash, BlockId, GenesisHash, Height, JobId, TimeMs, TxId};
 use types::job::{BlobRef, JobStatus};
 use types::keys::PublicKey;
+use types::limits::SET_CHANGES_MAX;
 use types::transaction::{Action, SignedTx, Transaction};
 
 use super::ApiError;
@@ -321,12 +322,12 @@ impl EngineHandle {
         .await
     }
 
-    /// A job's receipt, encoded.
+    /// A job's receipt, encoded, with the changes of the validator set from height `since` on.
     ///
     /// # Errors
-    /// `unknown_job`, `receipt_not_ready`, `pruned`.
-    pub async fn receipt(&self, id: JobId) -> Result<Vec<u8>, ApiError> {
-        self.read(move |w, view| Ok(reads::receipt(w, view, &id)?.to_bytes())).await
+    /// `unknown_job`, `receipt_not_ready`, `pruned`, `out_of_bounds` for `since`.
+    pub async fn receipt(&self, id: JobId, since: Height) -> Result<Vec<u8>, ApiError> {
+        self.read(move |w, view| Ok(reads::receipt(w, view, &id, since)?.to_bytes())).await
     }
 
     /// An account.
@@ -659,6 +660,10 @@ impl From<NoReceipt> for ApiError {
             NoReceipt::UnknownJob(id) => unknown_job(id),
             NoReceipt::NotCertified(_) | NoReceipt::NotHere(_) => Self::new("receipt_not_ready", error.to_string()),
             NoReceipt::Pruned(_) => Self::new("pruned", error.to_string()),
+            NoReceipt::TooManySets { since } => {
+                let limit = format!("at most {SET_CHANGES_MAX} changes of the set before the job");
+                Self::field("out_of_bounds", "since", since, limit, error.to_string())
+            }
             NoReceipt::Read(_) => Self::new("internal", error.to_string()),
         }
     }

@@ -422,6 +422,9 @@ pub fn failure_text(reason: FailureReason, steps: u64) -> String {
         FailureReason::Hint => {
             format!("a hint of the program failed after {steps} steps; check the arguments it reads")
         }
+        FailureReason::Output => format!(
+            "the program ended after {steps} steps with another output than the job fixes; submit it with the output it has"
+        ),
     }
 }
 

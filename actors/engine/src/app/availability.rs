@@ -34,6 +34,9 @@ use crate::mailbox::{Letter, Sent};
 use crate::task::Task;
 use crate::wiring::Wiring;
 
+/// Nonces that a submission may be ahead of its account: what comes before it waits in the mempools, or gathers signatures,
+/// too.
+const AHEAD_MAX: u64 = 16;
 /// Signatures held for submissions not seen yet.
 const EARLY_MAX: usize = 1024;
 /// Reasons kept of submissions that were refused for their input.
@@ -248,7 +251,7 @@ fn take(state: &mut AvailabilityState, tx: SignedTx, source: Option<PeerId>) -> 
         return Err(error.clone());
     }
     let view = state.args.wiring.view();
-    ledger::precheck::check_submission(&view.state, &tx, view.head.time_ms)?;
+    ledger::precheck::check_submission(&view.state, &tx, view.head.time_ms, AHEAD_MAX)?;
     let Action::SubmitJob(spec) = &tx.content.action else {
         return Err(ApiError::new("not_a_submission", "only a job's submission gathers availability signatures"));
     };
@@ -529,7 +532,8 @@ fn hand_on(state: &mut AvailabilityState, id: TxId) {
 /// mempool may have refused them for what stood before them in their sender's order.
 fn sweep(state: &mut AvailabilityState) {
     let view = state.args.wiring.view();
-    let stale = |held: &Held| ledger::precheck::check_submission(&view.state, &held.tx, view.head.time_ms).is_err();
+    let stale =
+        |held: &Held| ledger::precheck::check_submission(&view.state, &held.tx, view.head.time_ms, AHEAD_MAX).is_err();
     let gone: Vec<TxId> = state.held.iter().filter(|(_, held)| stale(held)).map(|(id, _)| *id).collect();
     for id in gone {
         drop_held(state, &id);

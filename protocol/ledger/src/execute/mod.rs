@@ -352,16 +352,22 @@ impl<'a> Exec<'a> {
         Ok(account)
     }
 
-    /// Chain, signature, expiry and nonce; uses up the nonce.
-    pub(crate) fn envelope(&mut self, tx: &SignedTx) -> Result<(), LedgerError> {
-        let mut account = self.standing(tx, 0)?;
+    /// The sender's signature.
+    pub(crate) fn signed(&self, tx: &SignedTx) -> Result<(), LedgerError> {
         let sender = &tx.content.sender;
         if !self.known.verified(tx) && !tx.verify(&self.ctx.genesis) {
             let (limit, remedy) = ("the sender's signature", "sign with the sender's key");
             return Err(TxError::new(TxCode::BadSignature, "signature", sender, limit, remedy).into());
         }
+        Ok(())
+    }
+
+    /// Chain, signature, expiry and nonce; uses up the nonce.
+    pub(crate) fn envelope(&mut self, tx: &SignedTx) -> Result<(), LedgerError> {
+        let mut account = self.standing(tx, 0)?;
+        self.signed(tx)?;
         account.nonce = account.nonce.saturating_add(1);
-        self.st.put(keys::account(sender), &account);
+        self.st.put(keys::account(&tx.content.sender), &account);
         Ok(())
     }
 
