@@ -62,14 +62,22 @@ pub enum OutputRule {
 }
 
 impl OutputRule {
+    /// The words that the rule fixes; none where re-execution decides.
+    pub fn fixed(&self) -> &[Felt] {
+        match self {
+            Self::Prefix(words) | Self::Exact(words) => words,
+            Self::Quorum => &[],
+        }
+    }
+
     /// Index of the first word at which an output is not what the rule fixes; `None` when it is.
     pub fn broken_at(&self, output: &[Felt]) -> Option<usize> {
-        let fixed = match self {
-            Self::Prefix(words) if !output.starts_with(words) => words,
-            Self::Exact(words) if output != words => words,
-            Self::Prefix(_) | Self::Exact(_) | Self::Quorum => return None,
+        let fixed = self.fixed();
+        let kept = match self {
+            Self::Prefix(_) | Self::Quorum => output.starts_with(fixed),
+            Self::Exact(_) => output == fixed,
         };
-        Some(fixed.iter().zip(output).take_while(|(wanted, found)| wanted == found).count())
+        (!kept).then(|| fixed.iter().zip(output).take_while(|(wanted, found)| wanted == found).count())
     }
 }
 
