@@ -40,6 +40,8 @@ pub(crate) enum SyncMsg {
     Answer {
         /// The peer.
         peer: Peer,
+        /// What it was asked.
+        request: Request,
         /// The answer.
         result: Box<Result<Response, RequestError>>,
     },
@@ -97,7 +99,7 @@ impl Actor for SyncActor {
             }
             SyncMsg::Applied => local(state),
             SyncMsg::Gone { peer } => forget(state, &peer),
-            SyncMsg::Answer { peer, result } => answer(state, peer, *result),
+            SyncMsg::Answer { peer, request, result } => answer(state, peer, &request, *result),
         }
         Ok(())
     }
@@ -143,7 +145,7 @@ fn forget(state: &mut SyncState, peer: &PeerId) {
     }
 }
 
-fn answer(state: &mut SyncState, peer: Peer, result: Result<Response, RequestError>) {
+fn answer(state: &mut SyncState, peer: Peer, request: &Request, result: Result<Response, RequestError>) {
     let input = match result {
         Ok(Response::Status { height, lowest }) => {
             state.heights.insert(peer, height);
@@ -154,7 +156,11 @@ fn answer(state: &mut SyncState, peer: Peer, result: Result<Response, RequestErr
             SyncInput::Busy { peer, retry_ms }
         }
         Ok(Response::Votes { votes, proposals }) => {
-            let _full = state.wiring.mail.consensus.send(ConsensusMsg::PeerVotes { votes, proposals });
+            if let (Request::Votes { height }, Some(id)) = (request, state.peers.get(&peer)) {
+                let message = ConsensusMsg::PeerVotes { peer: *id, height: *height, votes, proposals };
+                // Asked for again while the height stalls.
+                let _full = state.wiring.mail.consensus.send(message);
+            }
             return;
         }
         Ok(_) => return,
@@ -192,9 +198,9 @@ fn ask(state: &SyncState, peer: Peer, request: Request) {
     let (Some(net), Some(id)) = (state.wiring.net.get(), state.peers.get(&peer).copied()) else { return };
     let sync = state.wiring.mail.sync.clone();
     tokio::spawn(async move {
-        let result = Box::new(net.request(id, request).await);
+        let result = Box::new(net.request(id, request.clone()).await);
         // A full mailbox loses the answer; the plan's own time limit asks again.
-        let _full = sync.send(SyncMsg::Answer { peer, result });
+        let _full = sync.send(SyncMsg::Answer { peer, request, result });
     });
 }
 

@@ -69,6 +69,10 @@ pub(crate) enum ConsensusMsg {
     },
     /// Votes and proposals a peer sent on request.
     PeerVotes {
+        /// The peer.
+        peer: PeerId,
+        /// The height asked for.
+        height: Height,
         /// Votes.
         votes: Vec<SignedVote>,
         /// Proposals.
@@ -216,17 +220,14 @@ impl Actor for Consensus {
         match letter.message {
             ConsensusMsg::Gossip { id, source, message } => gossip(state, id, source, *message).await?,
             ConsensusMsg::Proposal { id, source, message } => proposal(state, id, source, *message).await?,
-            ConsensusMsg::PeerVotes { votes, proposals } => {
-                for vote in votes {
-                    let message = ConsensusMessage::Vote { vote, resend: 0 };
-                    let known = state.args.machine.classify(&message);
-                    if matches!(known, Acceptance::Accept | Acceptance::Ignore(Ignored::OldHeight)) {
-                        feed(state, Input::Message { from: None, message }).await?;
-                    }
+            ConsensusMsg::PeerVotes { peer, height, votes, proposals } => {
+                let taken = state.args.machine.take_votes(wall_clock(), height, votes, proposals);
+                let (fault, outputs) = taken.inspect_err(|fatal| tell_damage(&state.args.wiring, fatal))?;
+                if let Some(fault) = fault {
+                    tracing::warn!(%peer, %height, %fault, "votes of a peer are provably wrong");
+                    state.args.wiring.net.penalise(peer, network::Fault::InvalidSync);
                 }
-                for proposal in proposals {
-                    feed(state, Input::ProposalOnly(proposal)).await?;
-                }
+                finish(state, outputs).await?;
             }
             ConsensusMsg::Fetched { height, block } => {
                 feed(state, Input::BlockFetched { height, block: *block }).await?

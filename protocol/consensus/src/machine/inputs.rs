@@ -12,13 +12,14 @@ use types::validator::ValidatorSet;
 use types::vote::{CertificateError, SignedProposal, SignedVote};
 
 use super::effects::proposed_value;
-use super::{CANDIDATES_MAX, Candidate, Fatal, Machine, Output, TimerId, TimerKind};
+use super::{CANDIDATES_MAX, Candidate, Fatal, Machine, Output, TimerId, TimerKind, VOTES_OF_MAX};
 use crate::admission::{
     Acceptance, Fault, Ignored, Place, ROUNDS_AHEAD, check_block, check_message_form, check_polka_form,
     check_proposal_form, check_resend, check_round_form, power,
 };
 use crate::context::{BlockValue, Chain, CoreHeight};
 use crate::convert;
+use crate::evidence::{PROPOSALS_MAX, VOTES_MAX};
 use crate::held::WINDOW;
 use crate::proposer::proposer;
 use crate::wal::Record;
@@ -246,6 +247,46 @@ impl Machine {
                 Ok(())
             }
         }
+    }
+
+    /// A peer's answer to `Request::Votes` for the running height, up to the first thing that is provably wrong.
+    pub(super) fn on_votes_of(
+        &mut self,
+        height: Height,
+        votes: Vec<SignedVote>,
+        proposals: Vec<SignedProposal>,
+    ) -> Result<Option<Fault>, Fatal> {
+        let members = match self.inner.set() {
+            Some(set) if height == self.inner.height => set.validators().len(),
+            _ => return Ok(None),
+        };
+        if votes.len() > VOTES_OF_MAX.min(VOTES_MAX.saturating_mul(members)) {
+            return Ok(Some(Fault::Malformed("an answer has at most 64 votes a validator, and 2048 in all")));
+        }
+        if proposals.len() > PROPOSALS_MAX.saturating_mul(2) {
+            return Ok(Some(Fault::Malformed("an answer has at most 256 proposals")));
+        }
+        for vote in votes {
+            if vote.vote.height != height {
+                return Ok(Some(Fault::Malformed("an answer has votes of the height asked for")));
+            }
+            match self.admit_vote(&vote) {
+                Ok(place) => self.take_vote(vote, place)?,
+                Err(Acceptance::Reject(fault)) => return Ok(Some(fault)),
+                Err(_) => {}
+            }
+        }
+        for proposal in proposals {
+            if proposal.proposal.height != height {
+                return Ok(Some(Fault::Malformed("an answer has proposals of the height asked for")));
+            }
+            match self.admit_proposal(&proposal) {
+                Ok(Place::Now) => self.take_proposal(proposal, None)?,
+                Err(Acceptance::Reject(fault)) => return Ok(Some(fault)),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Remembers verified votes and reports contradictions.

@@ -25,7 +25,7 @@ use types::validator::ValidatorSet;
 use types::verdict::{ProofVote, SignedProofVote};
 use types::vote::{CertificateError, CommitCertificate, SignedProposal, SignedVote, VoteKind};
 
-use crate::admission::Acceptance;
+use crate::admission::{Acceptance, Fault};
 use crate::context::{Address, Chain, CoreHeight, CoreSet};
 use crate::convert;
 use crate::evidence::Watch;
@@ -502,6 +502,23 @@ impl Machine {
             Err(answer) => answer,
         };
         Ok((answer, self.inner.finish()?))
+    }
+
+    /// Takes in a peer's answer to `Request::Votes { height }`, up to the first thing that is provably wrong: that is named,
+    /// and costs the peer. An answer for another height than the running one is only late.
+    ///
+    /// # Errors
+    /// As [`Machine::handle`].
+    pub fn take_votes(
+        &mut self,
+        now: TimeMs,
+        height: Height,
+        votes: Vec<SignedVote>,
+        proposals: Vec<SignedProposal>,
+    ) -> Result<(Option<Fault>, Vec<Output>), Fatal> {
+        self.inner.now = now;
+        let fault = self.on_votes_of(height, votes, proposals)?;
+        Ok((fault, self.inner.finish()?))
     }
 
     /// Whether messages of a height are compared here: it runs, or was decided lately in this life of the node.

@@ -255,6 +255,41 @@ fn certificates_of_later_heights_are_taken_apart_after_their_signatures() {
 }
 
 #[test]
+fn an_answer_with_votes_counts_up_to_its_first_fault_and_no_further_than_a_height_can_have() {
+    let keys = keys(4);
+    let (mut machine, _) = started(&keys, Some(&keys[0]));
+    let good = |n: usize| vote(&keys[n], VoteKind::Prevote, 1, 0, None);
+    let known = |machine: &Machine| {
+        machine.votes_of(Height(1)).0.iter().filter(|v| v.vote.validator != keys[0].public()).count()
+    };
+    let mut forged = good(2);
+    forged.vote.round = Round(1);
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), vec![good(1), forged, good(3)], vec![]).unwrap();
+    assert_eq!((fault, known(&machine)), (Some(Fault::BadSignature), 1), "what came before counts, nothing after");
+    let stranger = vote(&SecretKey::from_seed([99; 32]), VoteKind::Prevote, 1, 0, None);
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), vec![stranger, good(3)], vec![]).unwrap();
+    assert_eq!((fault, known(&machine)), (Some(Fault::Stranger), 1));
+    let other = vote(&keys[3], VoteKind::Prevote, 2, 0, None);
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), vec![other], vec![]).unwrap();
+    assert!(matches!(fault, Some(Fault::Malformed(_))));
+    // More than four validators can have said: nothing of it is even looked at.
+    let many = vec![good(3); 4 * crate::evidence::VOTES_MAX + 1];
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), many, vec![]).unwrap();
+    assert!(matches!(fault, Some(Fault::Malformed(_))));
+    assert_eq!(known(&machine), 1);
+    let who = proposer(&set_of(&keys), Height(1), Round(0)).unwrap();
+    let usurper = keys.iter().find(|k| k.public() != who).unwrap();
+    let usurped = proposal(usurper, 1, 0, BlockId::new([2; 32]));
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), vec![], vec![usurped]).unwrap();
+    assert_eq!(fault, Some(Fault::NotProposer));
+    // An answer that comes too late is nobody's fault.
+    let late = vote(&keys[3], VoteKind::Prevote, 7, 0, None);
+    assert_eq!(machine.take_votes(TimeMs(1), Height(7), vec![late], vec![]).unwrap().0, None);
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), vec![good(1), good(2), good(3)], vec![]).unwrap();
+    assert_eq!((fault, known(&machine)), (None, 3));
+}
+
+#[test]
 fn exactly_two_thirds_of_the_power_decides_nothing() {
     let keys = keys(3);
     let (mut machine, _) = started(&keys, Some(&keys[0]));
