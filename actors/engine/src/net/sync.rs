@@ -12,6 +12,7 @@ use consensus::{Sync, SyncInput, SyncOutput};
 use network::{Fault, PeerId, RequestError};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use types::ids::{Height, TimeMs};
+use types::keys::PublicKey;
 use types::rpc_sync::{Request, Response};
 
 use crate::mailbox::{Letter, Sent};
@@ -58,6 +59,8 @@ pub(crate) struct SyncState {
     numbers: BTreeMap<PeerId, Peer>,
     peers: BTreeMap<Peer, PeerId>,
     heights: BTreeMap<Peer, Height>,
+    /// Validators that vouch for peers, as the plan knows them.
+    validators: BTreeMap<Peer, PublicKey>,
     next: Peer,
     votes_asked: TimeMs,
     _tick: Task,
@@ -77,6 +80,7 @@ impl Actor for SyncActor {
             numbers: BTreeMap::new(),
             peers: BTreeMap::new(),
             heights: BTreeMap::new(),
+            validators: BTreeMap::new(),
             next: 0,
             votes_asked: TimeMs(0),
         };
@@ -121,18 +125,27 @@ fn local(state: &mut SyncState) {
 
 fn look_at_peers(state: &mut SyncState) {
     let Some(net) = state.wiring.net.get() else { return };
-    let connected: Vec<PeerId> = net.peers().into_iter().map(|p| p.peer_id).collect();
-    let gone: Vec<PeerId> = state.numbers.keys().filter(|p| !connected.contains(p)).copied().collect();
+    let connected: BTreeMap<PeerId, Option<PublicKey>> =
+        net.peers().into_iter().map(|p| (p.peer_id, p.validator)).collect();
+    let gone: Vec<PeerId> = state.numbers.keys().filter(|p| !connected.contains_key(p)).copied().collect();
     for peer in gone {
         forget(state, &peer);
     }
-    for peer in connected {
+    for (peer, validator) in connected {
         if !state.numbers.contains_key(&peer) {
             state.next = state.next.wrapping_add(1);
             state.numbers.insert(peer, state.next);
             state.peers.insert(state.next, peer);
             let joined = SyncInput::Joined { peer: state.next };
             step(state, joined);
+        }
+        let Some(number) = state.numbers.get(&peer).copied() else { continue };
+        if state.validators.get(&number) != validator.as_ref() {
+            match validator {
+                Some(key) => state.validators.insert(number, key),
+                None => state.validators.remove(&number),
+            };
+            step(state, SyncInput::Vouched { peer: number, validator });
         }
     }
 }
@@ -141,6 +154,7 @@ fn forget(state: &mut SyncState, peer: &PeerId) {
     if let Some(number) = state.numbers.remove(peer) {
         state.peers.remove(&number);
         state.heights.remove(&number);
+        state.validators.remove(&number);
         step(state, SyncInput::Gone { peer: number });
     }
 }
@@ -152,9 +166,6 @@ fn answer(state: &mut SyncState, peer: Peer, request: &Request, result: Result<R
             SyncInput::Status { peer, height, lowest }
         }
         Ok(Response::Blocks(blocks)) => SyncInput::Blocks { peer, blocks },
-        Ok(Response::Busy { retry_ms }) | Err(RequestError::Busy { retry_ms, .. }) => {
-            SyncInput::Busy { peer, retry_ms }
-        }
         Ok(Response::Votes { votes, proposals }) => {
             if let (Request::Votes { height }, Some(id)) = (request, state.peers.get(&peer)) {
                 let message = ConsensusMsg::PeerVotes { peer: *id, height: *height, votes, proposals };
@@ -162,6 +173,11 @@ fn answer(state: &mut SyncState, peer: Peer, request: &Request, result: Result<R
                 let _full = state.wiring.mail.consensus.send(message);
             }
             return;
+        }
+        // The plan keeps count of requests for blocks alone; the others are made again by the clock.
+        Ok(_) | Err(_) if !matches!(request, Request::Blocks { .. }) => return,
+        Ok(Response::Busy { retry_ms }) | Err(RequestError::Busy { retry_ms, .. }) => {
+            SyncInput::Busy { peer, retry_ms }
         }
         Ok(_) => return,
         Err(error) => {
@@ -190,7 +206,7 @@ fn step(state: &mut SyncState, input: SyncInput) {
             SyncOutput::UpToDate { height } => tracing::debug!(%height, "up to date with known peers"),
         }
     }
-    let target = state.plan.target(wall_clock()).map_or(0, |h| h.0);
+    let target = state.plan.target().map_or(0, |h| h.0);
     state.wiring.metrics.sync_target.set(i64::try_from(target).unwrap_or(i64::MAX));
 }
 
