@@ -81,7 +81,7 @@ impl NetSlot {
         }
     }
 
-    fn set(&self, handle: Option<NetworkHandle>) {
+    pub(crate) fn set(&self, handle: Option<NetworkHandle>) {
         *self.handle.write().unwrap_or_else(PoisonError::into_inner) = handle;
     }
 }
