@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ledger::{CheckOutcome, Executed};
+use ledger::{CheckOutcome, Executed, Withheld};
 use ractor::{ActorProcessingErr, ActorRef};
 use storage::Snapshot;
 use tokio::sync::oneshot;
@@ -38,6 +38,11 @@ const FETCH_AGAIN: Duration = Duration::from_millis(250);
 /// Longest such wait.
 const FETCH_AGAIN_MAX: Duration = Duration::from_secs(5);
 
+/// A withheld block is looked at again after this long at the earliest.
+const RECHECK: Duration = Duration::from_millis(200);
+/// And at the latest, whatever its time: a clock may be set right.
+const RECHECK_MAX: Duration = Duration::from_secs(10);
+
 /// What became of a proposed block.
 #[derive(Debug)]
 pub(crate) enum Checked {
@@ -46,7 +51,12 @@ pub(crate) enum Checked {
     /// Wrong on every node for ever.
     Invalid(String),
     /// Not to be judged now.
-    Withhold(String),
+    Withhold {
+        /// Why.
+        why: String,
+        /// When to look again.
+        again: Duration,
+    },
     /// This node's store or code failed.
     Failed(String),
 }
@@ -154,16 +164,25 @@ fn examine(view: &ChainView, block: &Block, certified: bool, known: &Verified) -
         return match ledger::apply_block_knowing(&view.state, block, known) {
             Ok(executed) => Checked::Valid(executed),
             Err(ledger::ApplyError::Invalid(why)) => Checked::Invalid(why.to_string()),
-            Err(ledger::ApplyError::Withheld(why)) => Checked::Withhold(why.to_string()),
+            Err(ledger::ApplyError::Withheld(why)) => withhold(&why),
             Err(ledger::ApplyError::State(error)) => Checked::Failed(error.to_string()),
         };
     }
     match ledger::check_block_knowing(&view.state, block, wall_clock(), known) {
         Ok(CheckOutcome::Valid(executed)) => Checked::Valid(*executed),
         Ok(CheckOutcome::Invalid(why)) => Checked::Invalid(why.to_string()),
-        Ok(CheckOutcome::Withhold(why)) => Checked::Withhold(why.to_string()),
+        Ok(CheckOutcome::Withhold(why)) => withhold(&why),
         Err(error) => Checked::Failed(error.to_string()),
     }
+}
+
+fn withhold(why: &Withheld) -> Checked {
+    let again = match why {
+        // When this clock will be near enough to it.
+        Withheld::Clock { time, now, drift_ms } => Duration::from_millis(time.since(now.plus(*drift_ms))),
+        Withheld::Height { .. } => RECHECK,
+    };
+    Checked::Withhold { why: why.to_string(), again: again.clamp(RECHECK, RECHECK_MAX) }
 }
 
 /// Executes a decided block that was not executed before.
@@ -317,5 +336,19 @@ mod tests {
         for handle in peers.into_iter().chain([own]) {
             handle.shutdown().await;
         }
+    }
+
+    #[test]
+    fn a_withheld_block_is_looked_at_again_when_its_time_comes() {
+        let again = |ahead: u64| {
+            let (now, drift_ms) = (TimeMs(1_000_000), 10_000);
+            match withhold(&Withheld::Clock { time: now.plus(drift_ms + ahead), now, drift_ms }) {
+                Checked::Withhold { again, .. } => again,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(again(1), RECHECK);
+        assert_eq!(again(3_000), Duration::from_secs(3));
+        assert_eq!(again(86_400_000), RECHECK_MAX);
     }
 }

@@ -39,8 +39,6 @@ use crate::wiring::{ChainView, Wiring, wall_clock};
 
 /// Executed proposals kept for their commit; a height rarely sees more than two.
 const EXECUTED_MAX: usize = 8;
-/// A block that had to be withheld (its time is ahead of this clock) is looked at again after this long.
-const RECHECK: Duration = Duration::from_millis(200);
 /// The guard forgets votes this many heights below the committed one, and verdicts this many more.
 const GUARD_KEEP: u64 = 4;
 /// Verdict slots stay guarded for this many heights; no claim is in voting longer.
@@ -506,10 +504,10 @@ async fn checked(
             tracing::warn!(%height, %round, block = %id.short(), proposer = %block.header.proposer.short(), %why, "block is invalid: voting nil");
             feed(state, Input::BlockChecked { height, round, block: id, valid: false }).await
         }
-        blocks::Checked::Withhold(why) => {
-            tracing::info!(%height, %round, block = %id.short(), %why, "block withheld");
+        blocks::Checked::Withhold { why, again } => {
+            tracing::info!(%height, %round, block = %id.short(), %why, ms = again.as_millis(), "block withheld");
             if state.args.machine.height() == height {
-                check(state, height, round, block, false, RECHECK);
+                check(state, height, round, block, false, again);
             }
             Ok(())
         }
