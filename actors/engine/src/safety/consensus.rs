@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consensus::guard::Refusal;
-use consensus::{Acceptance, Ahead, Fatal, GuardRecord, Ignored, Input, Machine, Output, TimerId};
+use consensus::{Acceptance, Ahead, Fatal, Guard, GuardRecord, Ignored, Input, Machine, Output, TimerId};
 use ledger::Executed;
 use network::{GossipMessage, MessageId, PeerId, Verdict};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -39,10 +39,8 @@ use crate::wiring::{ChainView, Wiring, wall_clock};
 
 /// Executed proposals kept for their commit; a height rarely sees more than two.
 const EXECUTED_MAX: usize = 8;
-/// The guard forgets votes this many heights below the committed one, and verdicts this many more.
+/// The guard forgets votes this many heights below the committed one.
 const GUARD_KEEP: u64 = 4;
-/// Verdict slots stay guarded for this many heights; no claim is in voting longer.
-const GUARD_KEEP_VERDICTS: u64 = 100_000;
 
 /// Messages.
 #[derive(Debug)]
@@ -601,11 +599,9 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
     m.commit_seconds.observe(started.elapsed().as_secs_f64());
     m.block_seconds.observe(wall_clock().since(before.applied_ms) as f64 / 1000.0);
     tracing::info!(%height, block = %block_id.short(), txs = n_transactions, ms = started.elapsed().as_millis(), "block applied");
-    state.args.machine.guard_forget(
-        Height(height.0.saturating_sub(GUARD_KEEP)),
-        Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS)),
-    );
-    state.args.disk.prune(height.next(), Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS))).await?;
+    let verdicts_from = Guard::verdicts_from(height);
+    state.args.machine.guard_forget(Height(height.0.saturating_sub(GUARD_KEEP)), verdicts_from);
+    state.args.disk.prune(height.next(), verdicts_from).await?;
     let (votes, proposals) = state.args.machine.votes_of(height);
     let messages = SignedMessages { votes, proposals };
     let _closed = state.args.wiring.mail.fraud.send_owed(FraudMsg::Decided { height, messages });
