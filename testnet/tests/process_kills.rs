@@ -9,27 +9,53 @@ use engine::Crossing;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rustix::process::Signal;
 use testnet::faults::signed::Signed;
-use testnet::faults::{self, Order};
+use testnet::faults::{self, End, Order};
 use testnet::harness::customer::Customer;
 use testnet::harness::{Cluster, Launch, trial};
 
 const NODES: usize = 4;
 /// Random instants at which nodes are killed.
 const INSTANTS: usize = 50;
-/// Those that are to die with others at a point get this long to come there.
-const MOMENT: Duration = Duration::from_millis(500);
-/// From the end of the orders to the last death by them.
-const LAST_DEATHS: Duration = Duration::from_millis(100);
+/// Time between two looks at who stands at a point.
+const LOOK: Duration = Duration::from_millis(5);
+/// Attempts to have several nodes at one point together.
+const ATTEMPTS: usize = 8;
 /// Points that only a job leads to.
 const JOB_POINTS: [&str; 4] = ["proving", "proved", "voting", "certifying"];
+
+/// A point at which nodes die.
+struct Point {
+    name: &'static str,
+    /// How many of four can be there at the same time.
+    at_once: usize,
+    /// How long the first waits there for the others.
+    patience: Duration,
+}
+
+impl Point {
+    fn named(name: &'static str) -> Self {
+        // One node proposes in a round, and a round ends by the votes of three: while two proposers stand at their proposal,
+        // no third gets a turn.
+        let at_once = if name.ends_with("-proposal") { 2 } else { NODES };
+        let patience = match name {
+            // Others come when it is their turn: after the window of the first, or in a later height.
+            "proving" | "proved" | "publishing-proposal" | "published-proposal" => trial::MINUTE,
+            "voting" | "certifying" => trial::MINUTE / 3,
+            // A disk that takes longer than 15 s stops the node.
+            _ => Duration::from_secs(6),
+        };
+        Self { name, at_once, patience }
+    }
+}
 
 /// A network whose nodes die where they are told to.
 struct Net {
     cluster: Cluster,
     dice: ChaCha8Rng,
     kills: usize,
-    /// Of these, by the node itself at a point.
+    /// Of these, at a point.
     at_points: usize,
 }
 
@@ -67,40 +93,91 @@ impl Net {
         self.cluster.dir().join(format!("node{index}.orders"))
     }
 
-    /// Tells nodes where to die and waits until `deaths` of them did. Of those still alive a moment later (the others may
-    /// have been too few to lead them to the point) all are killed if `all`. Every dead one is started again.
-    fn kill_at(&mut self, order: &Order, told: &[usize], deaths: usize, all: bool) -> Result<()> {
+    /// Tells nodes to die by themselves some time after a point, waits until all did, and starts them again.
+    fn die_after(&mut self, order: &Order, told: &[usize]) -> Result<()> {
         for index in told {
             std::fs::write(self.orders(*index), order.to_string())?;
         }
         let until = Instant::now() + 2 * trial::MINUTE;
-        while self.dead(told)?.len() < deaths {
-            ensure!(
-                Instant::now() < until,
-                "'{order}' told to {told:?}: only {:?} came there; {}",
-                self.dead(told)?,
-                self.logs()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if all {
-            std::thread::sleep(MOMENT);
+        while self.dead(told)?.len() < told.len() {
+            let came = self.dead(told)?;
+            ensure!(Instant::now() < until, "'{order}' told to {told:?}: only {came:?} died; {}", self.logs());
+            std::thread::sleep(LOOK);
         }
         for index in told {
             std::fs::remove_file(self.orders(*index))?;
         }
-        // One that has read its orders before may be dying still.
-        std::thread::sleep(LAST_DEATHS);
-        let came = self.dead(told)?;
-        let restarted = if all { told.to_vec() } else { came.clone() };
-        for index in &restarted {
-            self.cluster.kill(*index)?;
+        self.kill_all(told)?;
+        self.at_points += told.len();
+        Ok(())
+    }
+
+    /// Has `count` of the nodes that are told stand at a point at the same time, kills these at once, and with them `others` who
+    /// are elsewhere, and starts all of them again. Who of the told has not been killed goes on.
+    ///
+    /// Nodes that stand still may be too many for the rest to come to the point, too: then all go on, and it is tried again.
+    fn kill_at(&mut self, point: &Point, passing: u32, told: &[usize], count: usize, others: bool) -> Result<()> {
+        let order = Order { point: point.name.into(), passing, end: End::Hold };
+        for _ in 0..ATTEMPTS {
+            for index in told {
+                std::fs::write(self.orders(*index), order.to_string())?;
+            }
+            let came = self.wait_held(point, told, count)?;
+            let met = came.len() >= count;
+            let mut victims: Vec<usize> = came.into_iter().take(count).collect();
+            if met {
+                self.at_points += count;
+                if others {
+                    victims = (0..NODES).collect();
+                }
+                for index in &victims {
+                    self.cluster.signal(*index, Signal::KILL)?;
+                }
+            }
+            for index in told {
+                std::fs::remove_file(self.orders(*index))?;
+            }
+            if met {
+                return self.kill_all(&victims);
+            }
+            self.progress()?;
         }
-        for index in &restarted {
+        let name = point.name;
+        anyhow::bail!("{count} of {told:?} never stood at '{name}' together in {ATTEMPTS} attempts; {}", self.logs())
+    }
+
+    /// Waits until `count` nodes stand at a point, or too long for those that came first; who stands there.
+    fn wait_held(&mut self, point: &Point, told: &[usize], count: usize) -> Result<Vec<usize>> {
+        let (until, mut first) = (Instant::now() + 2 * trial::MINUTE, None);
+        loop {
+            let here = |index: &&usize| faults::held(&self.orders(**index)).exists();
+            let came: Vec<usize> = told.iter().filter(here).copied().collect();
+            if !came.is_empty() {
+                first.get_or_insert_with(Instant::now);
+            }
+            let late = first.is_some_and(|first| first.elapsed() > point.patience);
+            if came.len() >= count || late {
+                return Ok(came);
+            }
+            ensure!(Instant::now() < until, "nobody of {told:?} came to '{}'; {}", point.name, self.logs());
+            ensure!(self.dead(told)?.is_empty(), "one of {told:?} ended at '{}'; {}", point.name, self.logs());
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Kills nodes, dead or not, and starts them again.
+    fn kill_all(&mut self, victims: &[usize]) -> Result<()> {
+        for index in victims {
+            self.cluster.kill(*index)?;
+            let mark = faults::held(&self.orders(*index));
+            if mark.exists() {
+                std::fs::remove_file(mark)?;
+            }
+        }
+        for index in victims {
             self.cluster.start(*index)?;
         }
-        self.kills += restarted.len();
-        self.at_points += came.len();
+        self.kills += victims.len();
         Ok(())
     }
 
@@ -137,7 +214,7 @@ fn conclude(mut net: Net, customer: Customer) -> Result<()> {
     for index in 0..NODES {
         signed.add_notes(&net.cluster.dir().join(format!("node{index}.signed")))?;
     }
-    println!("{} kills, {} of them by the node itself at a point", net.kills, net.at_points);
+    println!("{} kills, {} of them at a point", net.kills, net.at_points);
     ensure!(sent > 0 && !account.jobs.is_empty() && account.transfers > 0, "the run did nothing: {account:?}");
     Ok(())
 }
@@ -172,44 +249,43 @@ fn fifty_kills_at_random_instants_lose_nothing() -> Result<()> {
 }
 
 /// One, two and all four at once die at a point of consensus, after one to three passings.
-fn kill_in_consensus(net: &mut Net, point: &str) -> Result<()> {
-    let order = |passing, delay_us| Order { point: point.into(), passing, delay_us };
-    for count in [1, 2, NODES] {
+fn kill_in_consensus(net: &mut Net, point: &Point) -> Result<()> {
+    for count in [1, 2] {
         let victims = net.victims(count);
         let passing = net.dice.random_range(1..=3);
-        net.kill_at(&order(passing, 0), &victims, count.min(2), count == NODES)?;
+        net.kill_at(point, passing, &victims, count, false)?;
         net.progress()?;
     }
-    if point == "batch-begins" {
+    net.kill_at(point, 1, &[0, 1, 2, 3], point.at_once, true)?;
+    net.progress()?;
+    if point.name == "batch-begins" {
         // Somewhere inside the write of the batch.
         for delay_us in [30, 150, 600] {
             let victims = net.victims(2);
-            net.kill_at(&order(1, delay_us), &victims, 2, false)?;
+            let order = Order { point: point.name.into(), passing: 1, end: End::Die { delay_us } };
+            net.die_after(&order, &victims)?;
             net.progress()?;
         }
     }
     Ok(())
 }
 
-/// Whoever comes first to a point of a job dies there; then, where every validator comes, all at once.
-fn kill_in_job(net: &mut Net, point: &str) -> Result<()> {
-    let (order, everyone) = (Order { point: point.into(), passing: 1, delay_us: 0 }, [0, 1, 2, 3]);
-    net.kill_at(&order, &everyone, 1, false)?;
-    net.progress()?;
-    if ["voting", "certifying"].contains(&point) {
-        net.kill_at(&order, &everyone, 2, true)?;
+/// Whoever comes first to a point of a job dies there, then the first two together, then all four.
+fn kill_in_job(net: &mut Net, point: &Point) -> Result<()> {
+    for count in [1, 2, point.at_once] {
+        net.kill_at(point, 1, &[0, 1, 2, 3], count, count == point.at_once)?;
         net.progress()?;
     }
     Ok(())
 }
 
-fn at_points(name: &str, of_jobs: bool, kill: impl Fn(&mut Net, &str) -> Result<()>) -> Result<()> {
+fn at_points(name: &str, of_jobs: bool, kill: impl Fn(&mut Net, &Point) -> Result<()>) -> Result<()> {
     let mut net = Net::start(name)?;
     let customer = customer(&net, 1)?;
-    for point in Crossing::NAMES.into_iter().filter(|point| JOB_POINTS.contains(point) == of_jobs) {
+    for name in Crossing::NAMES.into_iter().filter(|name| JOB_POINTS.contains(name) == of_jobs) {
         let started = Instant::now();
-        kill(&mut net, point)?;
-        println!("{point}: {:.1} s", started.elapsed().as_secs_f64());
+        kill(&mut net, &Point::named(name))?;
+        println!("{name}: {:.1} s", started.elapsed().as_secs_f64());
     }
     conclude(net, customer)
 }

@@ -188,8 +188,10 @@ impl Metrics {
             validators: make.gauge("consensus_active_validators", "Validators of the next height.")?,
             height: make.gauge("block_height", "Height of the last applied block.")?,
             round: make.gauge("consensus_current_view", "Round of the running height.")?,
-            sync_target: make
-                .gauge("proofmesh_sync_target_height", "Highest height a peer in good standing claims.")?,
+            sync_target: make.gauge(
+                "proofmesh_sync_target_height",
+                "Height the network has reached, as far as validators, most peers or a certificate vouch for it.",
+            )?,
             mempool: make.gauge("proofmesh_mempool_transactions", "Transactions that wait for a block.")?,
             mempool_dropped: make.counter(
                 "proofmesh_mempool_dropped_total",

@@ -207,8 +207,9 @@ fn open(config: &EngineConfig, layout: &Layout) -> Result<Opened, StartError> {
     for record in &loaded.records {
         records.push(GuardRecord::from_bytes(&record.bytes).map_err(|e| StartError::Guard(e.to_string()))?);
     }
-    let guard = Guard::restore(genesis_hash, config.consensus_key.clone(), records)
+    let mut guard = Guard::restore(genesis_hash, config.consensus_key.clone(), records)
         .map_err(|e| StartError::Guard(e.to_string()))?;
+    guard.resume_after(head.height);
     Ok(Opened { store, blobs, disk: Disk::new(wal, guard_file, config.crossings.clone()), guard, view })
 }
 

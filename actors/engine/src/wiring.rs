@@ -84,6 +84,8 @@ pub(crate) struct Mail {
     pub(crate) votes: Mailbox<VotesMsg>,
     /// Equivocations.
     pub(crate) fraud: Mailbox<FraudMsg>,
+    /// Messages of decided heights for the same actor; apart, so that a flood of them keeps no evidence out.
+    pub(crate) late: Mailbox<FraudMsg>,
     /// Whom this validator reaches.
     pub(crate) uptime: Mailbox<UptimeMsg>,
     /// Catching up.
@@ -107,6 +109,7 @@ impl Mail {
             verifier: Mailbox::new("verifier", 256),
             votes: Mailbox::new("votes", 1024),
             fraud: Mailbox::new("fraud", 256),
+            late: Mailbox::new("fraud_late", 64),
             uptime: Mailbox::new("uptime", 8),
             sync: Mailbox::new("sync", 512),
             serve: Mailbox::new("serve", 256),
@@ -117,7 +120,7 @@ impl Mail {
 
 impl Mail {
     /// Messages refused by each mailbox since the start.
-    pub(crate) fn refused(&self) -> [(&'static str, u64); 13] {
+    pub(crate) fn refused(&self) -> [(&'static str, u64); 14] {
         fn one<M: Send + 'static>(mailbox: &Mailbox<M>) -> (&'static str, u64) {
             (mailbox.name(), mailbox.refused())
         }
@@ -131,6 +134,7 @@ impl Mail {
             one(&self.verifier),
             one(&self.votes),
             one(&self.fraud),
+            one(&self.late),
             one(&self.uptime),
             one(&self.sync),
             one(&self.serve),

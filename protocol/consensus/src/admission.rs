@@ -46,6 +46,8 @@ pub enum Ignored {
     LaterCertificate,
     /// Enough is kept of this signer.
     Quota,
+    /// Its sender has made this node check enough messages beside the running height.
+    Credit,
     /// The block's header has a version that this build does not know.
     UnknownVersion,
 }

@@ -14,7 +14,7 @@ use types::vote::{SignedProposal, SignedVote, VoteKind};
 
 /// Votes kept for one validator at one height.
 pub const VOTES_MAX: usize = 64;
-/// Proposals kept for one height.
+/// Slots of proposals kept for one height, with two proposals each at most.
 pub const PROPOSALS_MAX: usize = 128;
 /// Verdicts kept.
 pub const VERDICTS_MAX: usize = 16_384;
@@ -27,6 +27,14 @@ struct AtHeight {
     votes: BTreeMap<VoteSlot, SignedVote>,
     proposals: BTreeMap<(Round, PublicKey), Vec<SignedProposal>>,
     reported: BTreeSet<Digest>,
+}
+
+impl AtHeight {
+    /// Slots of a validator's votes, lowest round first.
+    fn of_validator(&self, who: PublicKey) -> impl Iterator<Item = VoteSlot> + '_ {
+        let slots = (who, Round(0), VoteKind::Prevote)..=(who, Round(u32::MAX), VoteKind::Precommit);
+        self.votes.range(slots).map(|(slot, _)| *slot)
+    }
 }
 
 /// The memory of what validators signed.
@@ -49,6 +57,17 @@ impl Watch {
         self.heights.get(&vote.vote.height).and_then(|h| h.votes.get(&slot)) == Some(vote)
     }
 
+    /// Whether a vote can teach nothing, good signature or not: its content is known, or it repeats an offence that was
+    /// reported.
+    pub fn nothing_new(&self, vote: &SignedVote) -> bool {
+        let Some(at) = self.heights.get(&vote.vote.height) else { return false };
+        match at.votes.get(&(vote.vote.validator, vote.vote.round, vote.vote.kind)) {
+            Some(known) if known.vote == vote.vote => true,
+            Some(known) => at.reported.contains(&Evidence::Votes(known.clone(), vote.clone()).offence()),
+            None => false,
+        }
+    }
+
     /// Whether exactly this proposal, signature included, was taken in before.
     pub fn knows_proposal(&self, proposal: &SignedProposal) -> bool {
         let p = &proposal.proposal;
@@ -56,6 +75,15 @@ impl Watch {
             .get(&p.height)
             .and_then(|h| h.proposals.get(&(p.round, p.proposer)))
             .is_some_and(|all| all.contains(proposal))
+    }
+
+    /// As [`Watch::vote`] for a decided height: what is known of it gives way to nothing that comes later.
+    pub fn late_vote(&mut self, vote: &SignedVote) -> Option<Evidence> {
+        let who = vote.vote.validator;
+        let slot = (who, vote.vote.round, vote.vote.kind);
+        let at = self.heights.get(&vote.vote.height);
+        let full = at.is_some_and(|at| !at.votes.contains_key(&slot) && at.of_validator(who).count() >= VOTES_MAX);
+        if full { None } else { self.vote(vote) }
     }
 
     /// Takes in a verified vote; returns evidence if it contradicts one taken in before.
@@ -69,9 +97,8 @@ impl Watch {
             }
             return report(&mut at.reported, Evidence::Votes(known.clone(), vote.clone()));
         }
-        let of_validator = (who, Round(0), VoteKind::Prevote)..=(who, Round(u32::MAX), VoteKind::Precommit);
-        let mut held = at.votes.range(of_validator);
-        let lowest = held.next().map(|(slot, _)| *slot);
+        let mut held = at.of_validator(who);
+        let lowest = held.next();
         if held.count().saturating_add(1) >= VOTES_MAX
             && let Some(lowest) = lowest
         {
@@ -215,5 +242,22 @@ mod tests {
         assert_eq!(votes.len(), VOTES_MAX);
         assert_eq!(votes.first().map(|v| v.vote.round), Some(Round(199)));
         assert_eq!(watch.known(Height(4), 5).0.len(), 5);
+        // Once decided, late votes push nothing out.
+        let (lowest, higher) = (vote(200 - VOTES_MAX as u32, 1), vote(500, 1));
+        assert_eq!(watch.late_vote(&higher), None);
+        assert!(watch.knows_vote(&lowest) && !watch.knows_vote(&higher));
+        assert!(watch.late_vote(&vote(199, 2)).is_some());
+    }
+
+    #[test]
+    fn a_vote_that_teaches_nothing_is_told_without_its_signature() {
+        let mut watch = Watch::new();
+        watch.vote(&vote(0, 1));
+        let mut resigned = vote(0, 1);
+        resigned.signature = types::keys::Signature::new([1; 64]);
+        assert!(watch.nothing_new(&resigned) && !watch.knows_vote(&resigned));
+        assert!(!watch.nothing_new(&vote(0, 2)) && !watch.nothing_new(&vote(1, 1)));
+        watch.vote(&vote(0, 2));
+        assert!(watch.nothing_new(&vote(0, 3)), "the offence is reported");
     }
 }

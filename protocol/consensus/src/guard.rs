@@ -11,6 +11,7 @@ use thiserror::Error;
 use types::codec::Wire;
 use types::ids::{GenesisHash, Height, JobId, Round};
 use types::keys::{PublicKey, SecretKey};
+use types::limits::VERDICT_HEIGHTS_KEPT;
 use types::verdict::{ProofVote, SignedProofVote};
 use types::vote::{Proposal, SignedProposal, SignedVote, Vote, VoteKind};
 
@@ -276,6 +277,18 @@ impl Guard {
         }
     }
 
+    /// For a start on a chain whose head is at `head`: nothing is signed again at decided heights, nor a verdict so far below
+    /// that the file may have been rewritten without it.
+    pub fn resume_after(&mut self, head: Height) {
+        self.forget_below(head.next());
+        self.forget_verdicts_below(Self::verdicts_from(head));
+    }
+
+    /// The lowest height whose verdicts are remembered when `head` is decided.
+    pub const fn verdicts_from(head: Height) -> Height {
+        Height(head.0.saturating_sub(VERDICT_HEIGHTS_KEPT))
+    }
+
     /// Lets go of votes and proposals below `height`, and refuses to sign there ever again. To be called only when the block
     /// below `height` is durably committed.
     pub fn forget_below(&mut self, height: Height) {
@@ -385,6 +398,35 @@ mod tests {
         guard.forget_verdicts_below(Height(3));
         assert!(guard.is_empty());
         assert!(matches!(guard.sign_proof_vote(verdict(Verdict::Valid)), Err(Refusal::Forgotten { .. })));
+    }
+
+    #[test]
+    fn a_restart_forgets_no_floor() {
+        let verdict = |height: u64| ProofVote {
+            subject: VoteSubject {
+                job: JobId::new([1; 32]),
+                task: 0,
+                attempt: 1,
+                height: Height(height),
+                prover: PublicKey::new([2; 32]),
+                statement: StatementDigest::new([3; 32]),
+                claim: Claim::Proof { hash: BlobHash::new([4; 32]), bytes: 5, steps: 6 },
+                verifier: 1,
+            },
+            verdict: Verdict::Valid,
+            validator: key().public(),
+        };
+        let head = Height(VERDICT_HEIGHTS_KEPT + 7);
+        // The file was rewritten without the slot of height 6, in which this key may have signed.
+        let mut restored = Guard::restore(*guard().genesis(), Some(key()), []).unwrap();
+        restored.resume_after(head);
+        let old = Slot::Verdict { height: Height(6), job: JobId::new([1; 32]), task: 0, attempt: 1 };
+        let forgotten = Refusal::Forgotten { slot: old, floor: Height(7) };
+        assert_eq!(restored.sign_proof_vote(verdict(6)), Err(forgotten));
+        assert!(restored.sign_proof_vote(verdict(7)).is_ok());
+        let late = restored.sign_vote(vote(head.0, 0, VoteKind::Precommit, 1));
+        assert!(matches!(late, Err(Refusal::Forgotten { .. })), "its height is decided");
+        assert!(restored.sign_vote(vote(head.0 + 1, 0, VoteKind::Prevote, 1)).is_ok());
     }
 
     #[test]

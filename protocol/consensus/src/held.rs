@@ -46,6 +46,12 @@ impl Held {
         in_round < VOTES_PER_ROUND && votes.len() < VOTES_PER_HEIGHT
     }
 
+    /// Whether exactly this vote is kept: its signature is known to be good.
+    pub(crate) fn knows_vote(&self, vote: &SignedVote) -> bool {
+        let of_height = self.heights.get(&vote.vote.height);
+        of_height.and_then(|h| h.votes.get(&vote.vote.validator)).is_some_and(|votes| votes.contains(vote))
+    }
+
     /// Keeps a verified vote unless it is known or over a bound.
     pub(crate) fn vote(&mut self, vote: SignedVote) {
         if !self.room_for_vote(&vote) {

@@ -242,7 +242,8 @@ pub fn build_block_knowing(
     Ok(Built { block, dropped, left_over })
 }
 
-/// Checks a proposed block against the view of its parent and this node's clock.
+/// Checks a proposed block against the view of its parent and this node's clock. A block whose time is too far ahead is not
+/// executed: what its header says is held against the state, and the rest when the clock allows.
 ///
 /// # Errors
 /// [`StateError`] alone: everything about the block is in the outcome.
@@ -260,11 +261,15 @@ pub fn check_block_knowing(
     now: TimeMs,
     known: &dyn Known,
 ) -> Result<CheckOutcome, StateError> {
-    let drift_ms = state::params(view)?.clock_drift_ms;
-    let applied = apply_block_knowing(view, block, known);
-    let time = block.header.time_ms;
+    let (drift_ms, time) = (state::params(view)?.clock_drift_ms, block.header.time_ms);
+    let applied = match check_frame(view, block) {
+        Ok(()) if time > now.plus(drift_ms) => {
+            return Ok(CheckOutcome::Withhold(Withheld::Clock { time, now, drift_ms }));
+        }
+        Ok(()) => execute(view, block, known),
+        Err(error) => Err(error),
+    };
     match applied {
-        Ok(_) if time > now.plus(drift_ms) => Ok(CheckOutcome::Withhold(Withheld::Clock { time, now, drift_ms })),
         Ok(executed) => Ok(CheckOutcome::Valid(Box::new(executed))),
         Err(ApplyError::Invalid(fault)) => Ok(CheckOutcome::Invalid(fault)),
         Err(ApplyError::Withheld(why)) => Ok(CheckOutcome::Withhold(why)),
@@ -342,6 +347,12 @@ pub fn apply_block(view: &dyn KvRead, block: &Block) -> Result<Executed, ApplyEr
 /// # Errors
 /// As [`apply_block`].
 pub fn apply_block_knowing(view: &dyn KvRead, block: &Block, known: &dyn Known) -> Result<Executed, ApplyError> {
+    check_frame(view, block)?;
+    execute(view, block, known)
+}
+
+/// Everything about a block but what its transactions do.
+fn check_frame(view: &dyn KvRead, block: &Block) -> Result<(), ApplyError> {
     let head = state::head(view)?;
     let expected = head.height.next();
     if block.header.height != expected {
@@ -356,7 +367,11 @@ pub fn apply_block_knowing(view: &dyn KvRead, block: &Block, known: &dyn Known) 
         return Err(BlockFault::TooLarge { what: "transactions", found: count, limit: BLOCK_TXS_MAX }.into());
     }
     check_header(&block.header, &frame(view, block.last_commit.as_ref())?, block)?;
-    check_last_commit(view, &head, block)?;
+    check_last_commit(view, &head, block)
+}
+
+/// What the transactions of a block do; its frame is checked.
+fn execute(view: &dyn KvRead, block: &Block, known: &dyn Known) -> Result<Executed, ApplyError> {
     let header = &block.header;
     let context = Context::new(view, header.height, header.time_ms, &header.proposer, header.seed)?;
     let mut exec = Exec::new(view, &context, known);

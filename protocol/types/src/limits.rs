@@ -42,6 +42,13 @@ pub const REASON_MAX: usize = 256;
 pub const CHAIN_ID_MAX: usize = 32;
 /// How far in the future (block time) a transaction may expire, milliseconds: bounds the set of remembered ids.
 pub const TX_EXPIRY_MS_MAX: u64 = 24 * 3600 * 1000;
+/// Heights for which a validator remembers the verdicts it signed. Older slots it never signs again, so no claim may be in
+/// voting for longer: see `Params::check`. At two blocks a second this is 14 hours.
+pub const VERDICT_HEIGHTS_KEPT: u64 = 100_000;
+/// No chain decides faster than this on average, milliseconds a block, whatever its pace allows.
+pub const BLOCK_MS_LEAST: u64 = 10;
+/// Shortest and longest time for verdicts on a claim, milliseconds of block time.
+pub const VOTING_MS: std::ops::RangeInclusive<u64> = 1_000..=3_600_000;
 /// Blocks in one sync response.
 pub const SYNC_BLOCKS_MAX: usize = 64;
 /// Bytes of one sync response.

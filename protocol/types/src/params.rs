@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::encode_body;
 use crate::error::TypeError;
 use crate::ids::{Amount, Digest};
+use crate::limits::{BLOCK_MS_LEAST, VERDICT_HEIGHTS_KEPT, VOTING_MS};
 use crate::signing::hash_parts;
 
 /// Chain parameters. Times are milliseconds of block time unless said otherwise.
@@ -138,6 +139,27 @@ impl Params {
         }
     }
 
+    /// A verdict must stay guarded for as long as its claim can be in voting.
+    fn check_voting(&self) -> Result<(), TypeError> {
+        let bad = |limit| {
+            let value = self.voting_ms.to_string();
+            Err(TypeError::OutOfBounds { field: "params.voting_ms", value, limit })
+        };
+        let (least, most) = (*VOTING_MS.start(), *VOTING_MS.end());
+        if !VOTING_MS.contains(&self.voting_ms) {
+            return bad(format!("{least} to {most} (one hour); 60000 suits most networks"));
+        }
+        let guarded = VERDICT_HEIGHTS_KEPT.saturating_mul(self.block_ms.max(BLOCK_MS_LEAST));
+        if self.voting_ms > guarded {
+            return bad(format!(
+                "{guarded}, the time of {VERDICT_HEIGHTS_KEPT} blocks at params.block_ms {}: a validator remembers its verdicts no \
+                 longer; lower voting_ms or raise block_ms",
+                self.block_ms
+            ));
+        }
+        Ok(())
+    }
+
     /// Refuses parameters that no ledger could work with.
     ///
     /// # Errors
@@ -160,6 +182,7 @@ impl Params {
         if self.timeouts.propose_ms == 0 || self.timeouts.prevote_ms == 0 || self.timeouts.precommit_ms == 0 {
             return bad("params.timeouts", 0, "above 0");
         }
+        self.check_voting()?;
         if self.slash_permille > 1_000 {
             return bad("params.slash_permille", u64::from(self.slash_permille), "at most 1000");
         }
@@ -175,5 +198,28 @@ impl Params {
             return bad("params.steps_max", self.steps_max, "between 1 and 2^40");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_for_verdicts_is_bounded_and_fits_the_pace() {
+        let check = |voting_ms, block_ms| Params { voting_ms, block_ms, ..Params::standard() }.check();
+        assert_eq!(check(60_000, 500), Ok(()));
+        assert_eq!(check(1_000_000, 0), Ok(()));
+        assert_eq!(check(3_600_000, 36), Ok(()));
+        for (voting_ms, block_ms, words) in [
+            (0, 500, "params.voting_ms: 0 is outside the limit 1000 to 3600000 (one hour)"),
+            (3_600_001, 500, "1000 to 3600000"),
+            (u64::MAX, 0, "1000 to 3600000"),
+            (1_000_001, 0, "params.voting_ms: 1000001 is outside the limit 1000000, the time of 100000 blocks"),
+            (3_600_000, 35, "lower voting_ms or raise block_ms"),
+        ] {
+            let error = check(voting_ms, block_ms).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 }

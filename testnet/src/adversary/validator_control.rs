@@ -220,7 +220,7 @@ impl Control {
             Command::Dial { name, address } => {
                 let net = who.net(&name)?;
                 peer::dial(&net, &address)?;
-                peer::connected(&net, 1).await?;
+                peer::connected_to(&net, &address).await?;
                 Ok(json!({}))
             }
             other => self.as_prover(other).await,

@@ -64,6 +64,18 @@ pub(super) async fn connected(net: &NetworkHandle, count: usize) -> Result<()> {
     }
 }
 
+/// Waits until the peer that an address ends with is connected and takes gossip.
+pub(super) async fn connected_to(net: &NetworkHandle, address: &str) -> Result<()> {
+    let peer: PeerId =
+        address.rsplit('/').next().unwrap_or_default().parse().with_context(|| format!("peer of {address}"))?;
+    let deadline = tokio::time::Instant::now() + CONNECT;
+    while !net.peers().iter().any(|p| p.peer_id == peer && p.topics.len() >= 5) {
+        ensure!(tokio::time::Instant::now() < deadline, "{peer} is not connected within {} s", CONNECT.as_secs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
 /// Dials an address.
 pub(super) fn dial(net: &NetworkHandle, address: &str) -> Result<()> {
     let address: Multiaddr = address.parse().with_context(|| format!("address {address}"))?;

@@ -1,5 +1,5 @@
-//! What the binary `proofmesh-chaos` adds to the node it runs: death at a named point, and a note of every signed message
-//! before it leaves. Everything is asked for by environment variables; without them it is the shipped node.
+//! What the binary `proofmesh-chaos` adds to the node it runs: death at a named point, a stop there until it is killed together
+//! with others, and a note of every signed message before it leaves. Everything is asked for by environment variables; without them it is the shipped node.
 //!
 //! Owns the variables' names and the format of the notes; [`signed`] reads them back. Relies on the engine's crossings.
 
@@ -25,35 +25,59 @@ pub const NOTES: &str = "CHAOS_NOTES";
 /// Milliseconds by which the wall clock is wrong.
 pub const CLOCK_MS: &str = "CHAOS_CLOCK_MS";
 
-/// When and where a node is to die.
+/// Time between two looks of a node that stands at a point.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// How a node ends at a point.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// By itself, so long after passing the point; 0 is at the point itself.
+    Die {
+        /// Microseconds.
+        delay_us: u64,
+    },
+    /// It goes no step further and shows the file [`held`], until it is killed. When its orders are taken back it goes on.
+    Hold,
+}
+
+/// When and where a node is to end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Order {
     /// Name of the point, one of [`Crossing::NAMES`].
     pub point: String,
     /// At which passing of it, from 1, counted from when the order came.
     pub passing: u32,
-    /// So long after passing it, microseconds; 0 is at the point itself.
-    pub delay_us: u64,
+    /// How.
+    pub end: End,
+}
+
+/// The file that is there while a node with these orders stands at its point.
+pub fn held(orders: &Path) -> PathBuf {
+    orders.with_extension("held")
 }
 
 impl Order {
-    /// Reads `point passing delay_us`.
+    /// Reads `point passing delay_us` or `point passing hold`.
     ///
     /// # Errors
     /// When it is not of that form or the point is unknown.
     pub fn parse(text: &str) -> Result<Self> {
         let words: Vec<&str> = text.split_whitespace().collect();
-        let [point, passing, delay_us] = words.as_slice() else {
-            bail!("order '{text}': it must be: point passing delay_us");
+        let [point, passing, end] = words.as_slice() else {
+            bail!("order '{text}': it must be: point passing delay_us, or: point passing hold");
         };
         ensure!(Crossing::NAMES.contains(point), "order '{text}': points are {}", Crossing::NAMES.join(", "));
-        Ok(Self { point: (*point).to_owned(), passing: passing.parse()?, delay_us: delay_us.parse()? })
+        let end = if *end == "hold" { End::Hold } else { End::Die { delay_us: end.parse()? } };
+        Ok(Self { point: (*point).to_owned(), passing: passing.parse()?, end })
     }
 }
 
 impl std::fmt::Display for Order {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} {}", self.point, self.passing, self.delay_us)
+        match self.end {
+            End::Die { delay_us } => write!(f, "{} {} {delay_us}", self.point, self.passing),
+            End::Hold => write!(f, "{} {} hold", self.point, self.passing),
+        }
     }
 }
 
@@ -66,14 +90,14 @@ struct Orders {
 }
 
 impl Orders {
-    /// Takes in what the file says now, and counts a passing of `point`; the delay, if this is the one to die at.
-    fn pass(&mut self, text: &str, point: &str) -> Option<Duration> {
+    /// Takes in what the file says now, and counts a passing of `point`; the end, if it is to be at this one.
+    fn pass(&mut self, text: &str, point: &str) -> Option<End> {
         if text != self.text {
             *self = Self { text: text.to_owned(), order: Order::parse(text).ok(), passed: 0 };
         }
         let order = self.order.as_ref().filter(|order| order.point == point)?;
         self.passed = self.passed.saturating_add(1);
-        (self.passed == order.passing).then(|| Duration::from_micros(order.delay_us))
+        (self.passed == order.passing).then_some(order.end)
     }
 }
 
@@ -96,18 +120,37 @@ pub fn from_environment() -> Result<Crossings> {
         if let (Some(notes), Crossing::Publishing(message)) = (&notes, crossing) {
             note(notes, message);
         }
-        let Some(text) = orders_file.as_deref().and_then(|file| std::fs::read_to_string(file).ok()) else { return };
-        let delay = orders.lock().unwrap_or_else(PoisonError::into_inner).pass(&text, crossing.name());
-        match delay {
+        let Some(file) = orders_file.as_deref() else { return };
+        let Ok(text) = std::fs::read_to_string(file) else { return };
+        let end = orders.lock().unwrap_or_else(PoisonError::into_inner).pass(&text, crossing.name());
+        match end {
             None => {}
-            Some(Duration::ZERO) => die(),
+            Some(End::Die { delay_us: 0 }) => die(),
             // The point is passed on; death comes somewhere in what follows it.
-            Some(delay) => drop(std::thread::spawn(move || {
-                std::thread::sleep(delay);
+            Some(End::Die { delay_us }) => drop(std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_micros(delay_us));
                 die();
             })),
+            Some(End::Hold) => {
+                stand(file, &text);
+                // The same orders may come again, and are new ones then.
+                *orders.lock().unwrap_or_else(PoisonError::into_inner) = Orders::default();
+            }
         }
     }))
+}
+
+/// Stands still for as long as the orders say so.
+fn stand(orders: &Path, text: &str) {
+    let mark = held(orders);
+    if std::fs::write(&mark, text).is_err() {
+        die();
+    }
+    while std::fs::read_to_string(orders).is_ok_and(|now| now == text) {
+        std::thread::sleep(LOOK);
+    }
+    // Whoever took the orders back may have taken the mark away as well.
+    std::fs::remove_file(&mark).ok();
 }
 
 fn open_notes(path: &Path) -> Result<File> {
@@ -150,9 +193,30 @@ mod tests {
         assert_eq!(orders.pass("", "decided"), None);
         assert_eq!(orders.pass("decided 2 0", "voting"), None);
         assert_eq!(orders.pass("decided 2 0", "decided"), None);
-        assert_eq!(orders.pass("decided 2 0", "decided"), Some(Duration::ZERO));
+        assert_eq!(orders.pass("decided 2 0", "decided"), Some(End::Die { delay_us: 0 }));
         assert_eq!(orders.pass("decided 2 0", "decided"), None);
         // Another order starts its own count.
-        assert_eq!(orders.pass("decided 1 70", "decided"), Some(Duration::from_micros(70)));
+        assert_eq!(orders.pass("decided 1 70", "decided"), Some(End::Die { delay_us: 70 }));
+        assert_eq!(orders.pass("decided 1 hold", "decided"), Some(End::Hold));
+        let hold = Order::parse("voting 3 hold").unwrap();
+        assert_eq!(Order::parse(&hold.to_string()).unwrap(), hold);
+    }
+
+    #[test]
+    fn a_node_stands_at_its_point_until_its_orders_are_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let orders = folder.path().join("node0.orders");
+        std::fs::write(&orders, "decided 1 hold").unwrap();
+        let standing = std::thread::spawn({
+            let orders = orders.clone();
+            move || stand(&orders, "decided 1 hold")
+        });
+        while !held(&orders).exists() {
+            assert!(!standing.is_finished());
+            std::thread::sleep(LOOK);
+        }
+        std::fs::remove_file(&orders).unwrap();
+        standing.join().unwrap();
+        assert!(!held(&orders).exists());
     }
 }

@@ -120,11 +120,13 @@ impl SimNode {
         let wal = Wal::open(Box::new(self.logs.clone()), self.genesis).map_err(broken)?;
         let (guard_file, load) = GuardFile::open(Box::new(self.guards.clone()), self.genesis).map_err(broken)?;
         let records: Result<Vec<_>, _> = load.records.iter().map(|r| GuardRecord::from_bytes(&r.bytes)).collect();
-        let guard = Guard::restore(self.genesis, Some(self.key.clone()), records.map_err(broken)?).map_err(broken)?;
+        let records = records.map_err(broken)?;
+        let mut guard = Guard::restore(self.genesis, Some(self.key.clone()), records).map_err(broken)?;
         if load.torn_bytes > 0 {
             around.judge.report.torn += 1;
         }
         let head = self.height()?;
+        guard.resume_after(head);
         let certificate = self.store.block(head).map_err(broken)?.map(|decided| decided.certificate);
         let mut sync = Sync::new(self.genesis);
         for peer in (0..around.nodes).filter(|peer| *peer != self.index) {

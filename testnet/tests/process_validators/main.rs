@@ -132,12 +132,17 @@ fn spoilt_proposals_get_nil_from_every_honest_validator() -> Result<()> {
         }
         stage.safe()?;
     }
-    // Wrong by form alone: refused at the door and not passed on.
+    // Wrong by form alone: refused at the door and not passed on, so each node is told by the adversary itself.
     for (how, why) in [("oversized", "262144 bytes"), ("other_height", "another height")] {
-        let only = stage.address(0)?;
-        stage.tell(json!({ "do": "identity", "name": how, "only": only }))?;
+        stage.tell(json!({ "do": "identity", "name": how }))?;
+        for index in stage.honest.clone() {
+            let address = stage.address(index)?;
+            stage.tell(json!({ "do": "dial", "name": how, "address": address }))?;
+        }
         voted_down(&mut stage, how, Some(how))?;
-        stage.expect_log(0, &["proposal rejected", why])?;
+        for index in stage.honest.clone() {
+            stage.expect_log(index, &["proposal rejected", why])?;
+        }
         stage.safe()?;
     }
     ensure!(stage.offences(0)?.is_empty(), "a wrong proposal is no equivocation");

@@ -9,22 +9,27 @@
 //! Nothing here decides who is punished: the ledger checks evidence again. Offering it is idempotent, by offence: the mempool
 //! takes it once, the ledger records it once, whatever pair of messages shows it, and whichever node does.
 //!
-//! Inbox: 256 messages from outside; one more is dropped, for other nodes hear the same. Waiting evidence: [`PENDING_MAX`], one
+//! Inbox: 256 messages from this node's other actors, and apart from them 64 late ones from peers, paid for by their senders'
+//! credit; one more is dropped, for other nodes hear the same. Each late message costs one look at the store. Waiting evidence: [`PENDING_MAX`], one
 //! more is dropped likewise. Restart: reads waiting evidence back.
+
+mod late;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ledger::{LedgerError, TxCode};
+use network::{Fault, PeerId};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use storage::{SignedMessages, StorageError, Store, StoreRead};
+use storage::{RocksStore, SignedMessages, Store, StoreRead};
 use types::evidence::Evidence;
 use types::gossip::ConsensusMessage;
-use types::ids::{Digest, Height};
+use types::ids::{Digest, GenesisHash, Height};
 use types::transaction::Transaction;
-use types::verdict::{ProofVote, SignedProofVote};
-use types::vote::{SignedProposal, SignedVote, VoteKind};
+use types::verdict::SignedProofVote;
+use types::vote::SignedProposal;
 
+use self::late::{Compared, LateError};
 use crate::app::mempool::MempoolMsg;
 use crate::mailbox::{Letter, Sent};
 use crate::wiring::{ChainView, Wiring};
@@ -50,10 +55,20 @@ pub(crate) enum FraudMsg {
     },
     /// Evidence that another part of this node built.
     Found(Box<Evidence>),
-    /// A consensus message of a decided height; not verified yet.
-    Late(Box<ConsensusMessage>),
-    /// A proposal of a decided height; not verified yet.
-    LateProposal(Box<SignedProposal>),
+    /// A consensus message of a height that was decided longer ago than the machine remembers; not verified yet.
+    Late {
+        /// The peer that sent it here.
+        from: PeerId,
+        /// The message.
+        message: Box<ConsensusMessage>,
+    },
+    /// A proposal of such a height; not verified yet.
+    LateProposal {
+        /// The peer that sent it here.
+        from: PeerId,
+        /// The proposal.
+        proposal: Box<SignedProposal>,
+    },
     /// A verdict on a claim that is not in voting any more; not verified yet.
     LateVerdict(Box<SignedProofVote>),
     /// A block was applied.
@@ -80,7 +95,8 @@ impl Actor for Fraud {
     async fn pre_start(&self, myself: ActorRef<Self::Msg>, wiring: Wiring) -> Result<FraudState, ActorProcessingErr> {
         let waiting = wiring.store.pending_evidence(PENDING_MAX)?;
         let pending: BTreeMap<_, _> = waiting.into_iter().map(|evidence| (evidence.offence(), evidence)).collect();
-        wiring.mail.fraud.attach(myself);
+        wiring.mail.fraud.attach(myself.clone());
+        wiring.mail.late.attach(myself);
         let mut state = FraudState { wiring, pending };
         let view = state.wiring.view();
         offer_all(&mut state, &view)?;
@@ -97,17 +113,28 @@ impl Actor for Fraud {
         match letter.message {
             FraudMsg::Decided { height, messages } => state.wiring.store.put_signed(height, &messages)?,
             FraudMsg::Found(evidence) => found(state, &view, *evidence)?,
-            FraudMsg::Late(message) => {
+            FraudMsg::Late { from, message } => {
                 let votes = match *message {
                     ConsensusMessage::Vote { vote, .. } => vec![vote],
                     ConsensusMessage::Polka { votes } | ConsensusMessage::Round { votes, .. } => votes,
                 };
-                for vote in votes {
-                    late_vote(state, &view, &vote)?;
-                }
+                let compared =
+                    compare(state, &view, move |store, view, genesis| late::votes(store, view, genesis, &votes));
+                let compared = compared.await?;
+                settle(state, &view, Some(from), compared)?;
             }
-            FraudMsg::LateProposal(proposal) => late_proposal(state, &view, &proposal)?,
-            FraudMsg::LateVerdict(vote) => late_verdict(state, &view, &vote)?,
+            FraudMsg::LateProposal { from, proposal } => {
+                let compared =
+                    compare(state, &view, move |store, view, genesis| late::proposal(store, view, genesis, &proposal));
+                let compared = compared.await?;
+                settle(state, &view, Some(from), compared)?;
+            }
+            FraudMsg::LateVerdict(vote) => {
+                let compared =
+                    compare(state, &view, move |store, view, genesis| late::verdict(store, view, genesis, &vote));
+                let compared = compared.await?;
+                settle(state, &view, None, compared)?;
+            }
             FraudMsg::Head(view) => {
                 offer_all(state, &view)?;
                 if view.head.height.0.is_multiple_of(SWEEP_BLOCKS) {
@@ -200,70 +227,33 @@ fn offer_all(state: &mut FraudState, view: &ChainView) -> Result<(), ActorProces
     Ok(())
 }
 
-/// The precommit by which a validator helped to decide a height, if its block is here and its certificate holds one.
-fn deciding_precommit(state: &FraudState, late: &SignedVote) -> Result<Option<SignedVote>, StorageError> {
-    if late.vote.kind != VoteKind::Precommit {
-        return Ok(None);
-    }
-    let Some(decided) = state.wiring.store.block(late.vote.height)? else { return Ok(None) };
-    let certificate = decided.certificate;
-    let signature = certificate.signatures.iter().find(|(key, _)| *key == late.vote.validator).map(|(_, s)| *s);
-    Ok(signature.map(|signature| SignedVote { vote: certificate.precommit_of(late.vote.validator), signature }))
+/// Compares a late message with the store, off the async threads.
+async fn compare(
+    state: &FraudState,
+    view: &Arc<ChainView>,
+    work: impl FnOnce(&RocksStore, &ChainView, &GenesisHash) -> Result<Compared, LateError> + Send + 'static,
+) -> Result<Compared, ActorProcessingErr> {
+    let (store, view, genesis) = (Arc::clone(&state.wiring.store), Arc::clone(view), state.wiring.genesis_hash);
+    Ok(tokio::task::spawn_blocking(move || work(&store, &view, &genesis)).await??)
 }
 
-/// Heights whose messages are compared here.
-fn is_decided(view: &ChainView, height: Height) -> bool {
-    height.0 > 0 && height <= view.head.height
-}
-
-fn late_vote(state: &mut FraudState, view: &ChainView, late: &SignedVote) -> Result<(), ActorProcessingErr> {
-    if !is_decided(view, late.vote.height) {
-        return Ok(());
-    }
-    let slot = |v: &SignedVote| (v.vote.kind, v.vote.height, v.vote.round, v.vote.validator);
-    let conflicts = |known: &SignedVote| slot(known) == slot(late) && known.vote.value != late.vote.value;
-    let mut known = state.wiring.store.signed(late.vote.height)?.unwrap_or_default().votes;
-    known.extend(deciding_precommit(state, late)?);
-    match known.into_iter().find(conflicts) {
-        Some(known) => found(state, view, Evidence::Votes(known, late.clone())),
-        None => Ok(()),
-    }
-}
-
-fn late_proposal(state: &mut FraudState, view: &ChainView, late: &SignedProposal) -> Result<(), ActorProcessingErr> {
-    let p = &late.proposal;
-    if !is_decided(view, p.height) {
-        return Ok(());
-    }
-    let conflicts = |known: &SignedProposal| {
-        (known.proposal.round, known.proposal.proposer) == (p.round, p.proposer) && known.proposal != *p
-    };
-    let known = state.wiring.store.signed(p.height)?.unwrap_or_default().proposals;
-    match known.into_iter().find(conflicts) {
-        Some(known) => found(state, view, Evidence::Proposals(known, late.clone())),
-        None => Ok(()),
-    }
-}
-
-fn late_verdict(state: &mut FraudState, view: &ChainView, late: &SignedProofVote) -> Result<(), ActorProcessingErr> {
-    let subject = &late.vote.subject;
-    if !is_decided(view, subject.height) {
-        return Ok(());
-    }
-    let conflicts = |known: &SignedProofVote| {
-        (known.vote.subject.slot(), known.vote.validator) == (subject.slot(), late.vote.validator)
-            && known.vote != late.vote
-    };
-    let mut known = state.wiring.store.verdicts(&subject.job)?;
-    for certificate in state.wiring.store.certificates(&subject.job)? {
-        known.extend(certificate.votes.iter().map(|(validator, verdict, signature)| SignedProofVote {
-            vote: ProofVote { subject: certificate.subject.clone(), verdict: *verdict, validator: *validator },
-            signature: *signature,
-        }));
-    }
-    match known.into_iter().find(conflicts) {
-        Some(known) => found(state, view, Evidence::Verdicts(Box::new(known), Box::new(late.clone()))),
-        None => Ok(()),
+/// Takes conflicts up; whoever handed on what is provably wrong pays for it.
+fn settle(
+    state: &mut FraudState,
+    view: &ChainView,
+    from: Option<PeerId>,
+    compared: Compared,
+) -> Result<(), ActorProcessingErr> {
+    match (compared, from) {
+        (Compared::Conflicts(conflicts), _) => {
+            conflicts.into_iter().try_for_each(|evidence| found(state, view, evidence))
+        }
+        (Compared::Wrong(why), Some(peer)) => {
+            tracing::debug!(%peer, why, "a late message is provably wrong");
+            state.wiring.net.penalise(peer, Fault::InvalidGossip);
+            Ok(())
+        }
+        (Compared::Wrong(_), None) | (Compared::Nothing, _) => Ok(()),
     }
 }
 
@@ -271,8 +261,8 @@ fn late_verdict(state: &mut FraudState, view: &ChainView, late: &SignedProofVote
 mod tests {
     use tokio::sync::mpsc::Receiver;
     use types::ids::{BlockId, Round};
-    use types::verdict::{Check, Verdict};
-    use types::vote::{Proposal, Vote};
+    use types::verdict::{Check, ProofVote, Verdict};
+    use types::vote::{Proposal, SignedVote, Vote, VoteKind};
 
     use super::*;
     use crate::testkit::{TestChain, listen, next, silent, validator};
@@ -288,7 +278,9 @@ mod tests {
     }
 
     fn late(chain: &TestChain, vote: SignedVote) {
-        send(chain, FraudMsg::Late(Box::new(ConsensusMessage::Vote { vote, resend: 0 })));
+        let message = Box::new(ConsensusMessage::Vote { vote, resend: 0 });
+        let late = FraudMsg::Late { from: PeerId::random(), message };
+        assert_eq!(chain.wiring.mail.late.send(late), Sent::Accepted);
     }
 
     async fn offered(mempool: &mut Receiver<MempoolMsg>) -> Evidence {
@@ -359,7 +351,7 @@ mod tests {
         };
         let messages = SignedMessages { votes: vec![], proposals: vec![proposal(1)] };
         send(&chain, FraudMsg::Decided { height: Height(1), messages });
-        send(&chain, FraudMsg::LateProposal(Box::new(proposal(2))));
+        send(&chain, FraudMsg::LateProposal { from: PeerId::random(), proposal: Box::new(proposal(2)) });
         // Also the one that waits already is offered again, in order of offences.
         let both = [offered(&mut mempool).await, offered(&mut mempool).await];
         assert!(both.iter().any(|e| matches!(e, Evidence::Proposals(..))), "{both:?}");

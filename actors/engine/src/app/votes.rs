@@ -145,9 +145,12 @@ fn count(state: &mut VotesState, view: &ChainView, vote: SignedProofVote, keep: 
             return Added::TooOld;
         }
     };
+    if set.power_of(&vote.vote.validator).is_none() {
+        return Added::Stranger;
+    }
     if !is_expected(state, view, &vote) {
         if keep && subject.height <= view.head.height {
-            let _full = state.wiring.mail.fraud.send(FraudMsg::LateVerdict(Box::new(vote)));
+            let _full = state.wiring.mail.late.send(FraudMsg::LateVerdict(Box::new(vote)));
         }
         return Added::TooOld;
     }

@@ -81,7 +81,7 @@ impl NetSlot {
         }
     }
 
-    fn set(&self, handle: Option<NetworkHandle>) {
+    pub(crate) fn set(&self, handle: Option<NetworkHandle>) {
         *self.handle.write().unwrap_or_else(PoisonError::into_inner) = handle;
     }
 }
@@ -137,12 +137,16 @@ impl Actor for Link {
         let w = &args.wiring;
         let consensus = w.mail.consensus.clone();
         pump(&mut pumps, &myself, events.consensus, w.clone(), move |gossip| match gossip.message {
-            GossipMessage::Consensus(message) => consensus.send(ConsensusMsg::Gossip { id: gossip.id, message }),
+            GossipMessage::Consensus(message) => {
+                consensus.send(ConsensusMsg::Gossip { id: gossip.id, source: gossip.source, message })
+            }
             _ => Sent::Full,
         });
         let consensus = w.mail.consensus.clone();
         pump(&mut pumps, &myself, events.blocks, w.clone(), move |gossip| match gossip.message {
-            GossipMessage::Proposal(message) => consensus.send(ConsensusMsg::Proposal { id: gossip.id, message }),
+            GossipMessage::Proposal(message) => {
+                consensus.send(ConsensusMsg::Proposal { id: gossip.id, source: gossip.source, message })
+            }
             _ => Sent::Full,
         });
         let votes = w.mail.votes.clone();

@@ -12,6 +12,7 @@ use consensus::{Sync, SyncInput, SyncOutput};
 use network::{Fault, PeerId, RequestError};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use types::ids::{Height, TimeMs};
+use types::keys::PublicKey;
 use types::rpc_sync::{Request, Response};
 
 use crate::mailbox::{Letter, Sent};
@@ -40,6 +41,8 @@ pub(crate) enum SyncMsg {
     Answer {
         /// The peer.
         peer: Peer,
+        /// What it was asked.
+        request: Request,
         /// The answer.
         result: Box<Result<Response, RequestError>>,
     },
@@ -56,6 +59,8 @@ pub(crate) struct SyncState {
     numbers: BTreeMap<PeerId, Peer>,
     peers: BTreeMap<Peer, PeerId>,
     heights: BTreeMap<Peer, Height>,
+    /// Validators that vouch for peers, as the plan knows them.
+    validators: BTreeMap<Peer, PublicKey>,
     next: Peer,
     votes_asked: TimeMs,
     _tick: Task,
@@ -75,6 +80,7 @@ impl Actor for SyncActor {
             numbers: BTreeMap::new(),
             peers: BTreeMap::new(),
             heights: BTreeMap::new(),
+            validators: BTreeMap::new(),
             next: 0,
             votes_asked: TimeMs(0),
         };
@@ -97,7 +103,7 @@ impl Actor for SyncActor {
             }
             SyncMsg::Applied => local(state),
             SyncMsg::Gone { peer } => forget(state, &peer),
-            SyncMsg::Answer { peer, result } => answer(state, peer, *result),
+            SyncMsg::Answer { peer, request, result } => answer(state, peer, &request, *result),
         }
         Ok(())
     }
@@ -119,18 +125,27 @@ fn local(state: &mut SyncState) {
 
 fn look_at_peers(state: &mut SyncState) {
     let Some(net) = state.wiring.net.get() else { return };
-    let connected: Vec<PeerId> = net.peers().into_iter().map(|p| p.peer_id).collect();
-    let gone: Vec<PeerId> = state.numbers.keys().filter(|p| !connected.contains(p)).copied().collect();
+    let connected: BTreeMap<PeerId, Option<PublicKey>> =
+        net.peers().into_iter().map(|p| (p.peer_id, p.validator)).collect();
+    let gone: Vec<PeerId> = state.numbers.keys().filter(|p| !connected.contains_key(p)).copied().collect();
     for peer in gone {
         forget(state, &peer);
     }
-    for peer in connected {
+    for (peer, validator) in connected {
         if !state.numbers.contains_key(&peer) {
             state.next = state.next.wrapping_add(1);
             state.numbers.insert(peer, state.next);
             state.peers.insert(state.next, peer);
             let joined = SyncInput::Joined { peer: state.next };
             step(state, joined);
+        }
+        let Some(number) = state.numbers.get(&peer).copied() else { continue };
+        if state.validators.get(&number) != validator.as_ref() {
+            match validator {
+                Some(key) => state.validators.insert(number, key),
+                None => state.validators.remove(&number),
+            };
+            step(state, SyncInput::Vouched { peer: number, validator });
         }
     }
 }
@@ -139,23 +154,30 @@ fn forget(state: &mut SyncState, peer: &PeerId) {
     if let Some(number) = state.numbers.remove(peer) {
         state.peers.remove(&number);
         state.heights.remove(&number);
+        state.validators.remove(&number);
         step(state, SyncInput::Gone { peer: number });
     }
 }
 
-fn answer(state: &mut SyncState, peer: Peer, result: Result<Response, RequestError>) {
+fn answer(state: &mut SyncState, peer: Peer, request: &Request, result: Result<Response, RequestError>) {
     let input = match result {
         Ok(Response::Status { height, lowest }) => {
             state.heights.insert(peer, height);
             SyncInput::Status { peer, height, lowest }
         }
         Ok(Response::Blocks(blocks)) => SyncInput::Blocks { peer, blocks },
+        Ok(Response::Votes { votes, proposals }) => {
+            if let (Request::Votes { height }, Some(id)) = (request, state.peers.get(&peer)) {
+                let message = ConsensusMsg::PeerVotes { peer: *id, height: *height, votes, proposals };
+                // Asked for again while the height stalls.
+                let _full = state.wiring.mail.consensus.send(message);
+            }
+            return;
+        }
+        // The plan keeps count of requests for blocks alone; the others are made again by the clock.
+        Ok(_) | Err(_) if !matches!(request, Request::Blocks { .. }) => return,
         Ok(Response::Busy { retry_ms }) | Err(RequestError::Busy { retry_ms, .. }) => {
             SyncInput::Busy { peer, retry_ms }
-        }
-        Ok(Response::Votes { votes, proposals }) => {
-            let _full = state.wiring.mail.consensus.send(ConsensusMsg::PeerVotes { votes, proposals });
-            return;
         }
         Ok(_) => return,
         Err(error) => {
@@ -184,7 +206,7 @@ fn step(state: &mut SyncState, input: SyncInput) {
             SyncOutput::UpToDate { height } => tracing::debug!(%height, "up to date with known peers"),
         }
     }
-    let target = state.plan.target(wall_clock()).map_or(0, |h| h.0);
+    let target = state.plan.target().map_or(0, |h| h.0);
     state.wiring.metrics.sync_target.set(i64::try_from(target).unwrap_or(i64::MAX));
 }
 
@@ -192,9 +214,9 @@ fn ask(state: &SyncState, peer: Peer, request: Request) {
     let (Some(net), Some(id)) = (state.wiring.net.get(), state.peers.get(&peer).copied()) else { return };
     let sync = state.wiring.mail.sync.clone();
     tokio::spawn(async move {
-        let result = Box::new(net.request(id, request).await);
+        let result = Box::new(net.request(id, request.clone()).await);
         // A full mailbox loses the answer; the plan's own time limit asks again.
-        let _full = sync.send(SyncMsg::Answer { peer, result });
+        let _full = sync.send(SyncMsg::Answer { peer, request, result });
     });
 }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ledger::{CheckOutcome, Executed};
+use ledger::{CheckOutcome, Executed, Withheld};
 use ractor::{ActorProcessingErr, ActorRef};
 use storage::Snapshot;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use types::block::Block;
-use types::ids::{BlockId, Height, JobId, Round, StateRoot, TimeMs};
+use types::ids::{BlockId, GenesisHash, Height, JobId, Round, StateRoot, TimeMs};
 use types::rpc_sync::{Request, Response};
 use types::vote::CommitCertificate;
 
@@ -38,6 +38,11 @@ const FETCH_AGAIN: Duration = Duration::from_millis(250);
 /// Longest such wait.
 const FETCH_AGAIN_MAX: Duration = Duration::from_secs(5);
 
+/// A withheld block is looked at again after this long at the earliest.
+const RECHECK: Duration = Duration::from_millis(200);
+/// And at the latest, whatever its time: a clock may be set right.
+const RECHECK_MAX: Duration = Duration::from_secs(10);
+
 /// What became of a proposed block.
 #[derive(Debug)]
 pub(crate) enum Checked {
@@ -46,7 +51,12 @@ pub(crate) enum Checked {
     /// Wrong on every node for ever.
     Invalid(String),
     /// Not to be judged now.
-    Withhold(String),
+    Withhold {
+        /// Why.
+        why: String,
+        /// When to look again.
+        again: Duration,
+    },
     /// This node's store or code failed.
     Failed(String),
 }
@@ -154,16 +164,25 @@ fn examine(view: &ChainView, block: &Block, certified: bool, known: &Verified) -
         return match ledger::apply_block_knowing(&view.state, block, known) {
             Ok(executed) => Checked::Valid(executed),
             Err(ledger::ApplyError::Invalid(why)) => Checked::Invalid(why.to_string()),
-            Err(ledger::ApplyError::Withheld(why)) => Checked::Withhold(why.to_string()),
+            Err(ledger::ApplyError::Withheld(why)) => withhold(&why),
             Err(ledger::ApplyError::State(error)) => Checked::Failed(error.to_string()),
         };
     }
     match ledger::check_block_knowing(&view.state, block, wall_clock(), known) {
         Ok(CheckOutcome::Valid(executed)) => Checked::Valid(*executed),
         Ok(CheckOutcome::Invalid(why)) => Checked::Invalid(why.to_string()),
-        Ok(CheckOutcome::Withhold(why)) => Checked::Withhold(why.to_string()),
+        Ok(CheckOutcome::Withhold(why)) => withhold(&why),
         Err(error) => Checked::Failed(error.to_string()),
     }
+}
+
+fn withhold(why: &Withheld) -> Checked {
+    let again = match why {
+        // When this clock will be near enough to it.
+        Withheld::Clock { time, now, drift_ms } => Duration::from_millis(time.since(now.plus(*drift_ms))),
+        Withheld::Height { .. } => RECHECK,
+    };
+    Checked::Withhold { why: why.to_string(), again: again.clamp(RECHECK, RECHECK_MAX) }
 }
 
 /// Executes a decided block that was not executed before.
@@ -210,17 +229,33 @@ async fn fetch_once(wiring: &Wiring, height: Height, block: BlockId, go: usize) 
             let net = net.clone();
             asked.spawn(async move {
                 let request = net.request(peer.peer_id, Request::ProposedBlock { height, block });
-                tokio::time::timeout(FETCH_ANSWER, request).await
+                (peer.peer_id, tokio::time::timeout(FETCH_ANSWER, request).await)
             });
         }
         match asked.join_next().await? {
-            Ok(Ok(Ok(Response::ProposedBlock(Some(found))))) if found.id() == block => return Some(found),
-            Ok(Ok(Err(error))) => {
-                tracing::debug!(%height, block = %block.short(), %error, "proposed block not fetched")
+            Ok((peer, Ok(Ok(Response::ProposedBlock(Some(found)))))) => {
+                match is_asked_for(&wiring.genesis_hash, height, block, &found) {
+                    Ok(()) => return Some(found),
+                    Err(fault) => {
+                        tracing::warn!(%peer, %height, block = %block.short(), %fault, "a peer sent another block than asked for");
+                        wiring.net.penalise(peer, network::Fault::InvalidSync);
+                    }
+                }
+            }
+            Ok((peer, Ok(Err(error)))) => {
+                tracing::debug!(%peer, %height, block = %block.short(), %error, "proposed block not fetched");
             }
             _ => {}
         }
     }
+}
+
+/// Whether a block is the one asked for, header and body: the id alone is the header's.
+fn is_asked_for(genesis: &GenesisHash, height: Height, id: BlockId, found: &Block) -> Result<(), consensus::Fault> {
+    if found.id() != id {
+        return Err(consensus::Fault::Malformed("the block has another id"));
+    }
+    consensus::check_block(genesis, height, found)
 }
 
 /// Tells the rest of the node about an applied block.
@@ -236,4 +271,84 @@ pub(crate) fn announce(wiring: &Wiring, view: &Arc<ChainView>, changed_jobs: &[J
         mail.scheduler.send_owed(SchedulerMsg::Head { view: Arc::clone(view), changed: changed_jobs.to_vec() });
     let _closed = mail.sync.send_owed(SyncMsg::Applied);
     let _full = mail.events.send(Event::Head(crate::reads::head_view(wiring, view)));
+}
+
+#[cfg(test)]
+mod tests {
+    use network::{Event, Network, NetworkConfig, NetworkHandle};
+    use types::ids::Amount;
+    use types::keys::SecretKey;
+    use types::transaction::{Action, Transaction};
+
+    use super::*;
+    use crate::testkit::{PATIENCE, TestChain, user, validator};
+
+    async fn swarm(chain: &TestChain, seed: u8, known: Option<&NetworkHandle>) -> (NetworkHandle, network::Events) {
+        let mut config = NetworkConfig::new(chain.wiring.genesis_hash, SecretKey::from_seed([seed; 32]));
+        config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        config.bootstrap = known.into_iter().flat_map(NetworkHandle::addresses).collect();
+        config.loopback = true;
+        Network::start(config).await.unwrap()
+    }
+
+    async fn until(what: &str, mut done: impl FnMut() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !done() {
+            assert!(Instant::now() < end, "{what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn another_body_under_the_right_header_costs_its_peer_and_the_next_answer_counts() {
+        let chain = TestChain::new();
+        let view = chain.wiring.view();
+        let transfer = Action::Transfer { to: validator(2).public(), amount: Amount(5) };
+        let candidates = [Transaction::Signed(chain.sign(&user(), transfer))];
+        let proposer = validator(1).public();
+        let good = ledger::build_block(&view.state, None, proposer, wall_clock(), &candidates).unwrap().block;
+        let other_body = Block { transactions: vec![], ..good.clone() };
+        assert_eq!((other_body.id(), other_body == good), (good.id(), false));
+
+        let (own, _events) = swarm(&chain, 50, None).await;
+        chain.wiring.net.set(Some(own.clone()));
+        let mut peers = Vec::new();
+        // The liar is quick, the honest one slow.
+        for (seed, block, slow) in [(51, other_body, 0), (52, good.clone(), 700)] {
+            let (handle, mut events) = swarm(&chain, seed, Some(&own)).await;
+            peers.push(handle.clone());
+            tokio::spawn(async move {
+                while let Some(event) = events.next().await {
+                    if let Event::Request(request) = event {
+                        tokio::time::sleep(Duration::from_millis(slow)).await;
+                        let answer = Response::ProposedBlock(Some(Box::new(block.clone())));
+                        assert!(handle.respond(request.token, &answer).accepted());
+                    }
+                }
+            });
+        }
+        until("both peers are connected", || own.peers().len() == 2).await;
+        let found = fetch_once(&chain.wiring, Height(1), good.id(), 0).await.unwrap();
+        assert_eq!(*found, good);
+        let (liar, honest) = (peers[0].peer_id(), peers[1].peer_id());
+        until("the liar is cut off", || own.peers().iter().all(|p| p.peer_id != liar)).await;
+        assert!(own.peers().iter().any(|p| p.peer_id == honest));
+        for handle in peers.into_iter().chain([own]) {
+            handle.shutdown().await;
+        }
+    }
+
+    #[test]
+    fn a_withheld_block_is_looked_at_again_when_its_time_comes() {
+        let again = |ahead: u64| {
+            let (now, drift_ms) = (TimeMs(1_000_000), 10_000);
+            match withhold(&Withheld::Clock { time: now.plus(drift_ms + ahead), now, drift_ms }) {
+                Checked::Withhold { again, .. } => again,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(again(1), RECHECK);
+        assert_eq!(again(3_000), Duration::from_secs(3));
+        assert_eq!(again(86_400_000), RECHECK_MAX);
+    }
 }

@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use consensus::guard::Refusal;
-use consensus::{Acceptance, Ahead, Fatal, GuardRecord, Ignored, Input, Machine, Output, TimerId};
+use consensus::{Acceptance, Ahead, Fatal, Guard, GuardRecord, Ignored, Input, Machine, Output, TimerId};
 use ledger::Executed;
-use network::{GossipMessage, MessageId, Verdict};
+use network::{GossipMessage, MessageId, PeerId, Verdict};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use storage::{BlockCommit, SignedMessages};
 use tokio::sync::{oneshot, watch};
@@ -25,9 +25,10 @@ use types::transaction::Transaction;
 use types::verdict::{ProofVote, SignedProofVote};
 use types::vote::{CommitCertificate, SignedProposal, SignedVote};
 
+use super::credit::Credits;
 use super::disk::{DiskError, DiskHandle};
 use super::writer::WriterHandle;
-use super::{blocks, counting, pacing};
+use super::{blocks, counting, credit, pacing};
 use crate::app::fraud::FraudMsg;
 use crate::crossings::Crossing;
 use crate::mailbox::Letter;
@@ -38,12 +39,8 @@ use crate::wiring::{ChainView, Wiring, wall_clock};
 
 /// Executed proposals kept for their commit; a height rarely sees more than two.
 const EXECUTED_MAX: usize = 8;
-/// A block that had to be withheld (its time is ahead of this clock) is looked at again after this long.
-const RECHECK: Duration = Duration::from_millis(200);
-/// The guard forgets votes this many heights below the committed one, and verdicts this many more.
+/// The guard forgets votes this many heights below the committed one.
 const GUARD_KEEP: u64 = 4;
-/// Verdict slots stay guarded for this many heights; no claim is in voting longer.
-const GUARD_KEEP_VERDICTS: u64 = 100_000;
 
 /// Messages.
 #[derive(Debug)]
@@ -52,6 +49,8 @@ pub(crate) enum ConsensusMsg {
     Gossip {
         /// For the judgement.
         id: MessageId,
+        /// The peer that sent it here.
+        source: PeerId,
         /// The message.
         message: Box<ConsensusMessage>,
     },
@@ -59,11 +58,17 @@ pub(crate) enum ConsensusMsg {
     Proposal {
         /// For the judgement.
         id: MessageId,
+        /// The peer that sent it here.
+        source: PeerId,
         /// The message.
         message: Box<ProposalMessage>,
     },
     /// Votes and proposals a peer sent on request.
     PeerVotes {
+        /// The peer.
+        peer: PeerId,
+        /// The height asked for.
+        height: Height,
         /// Votes.
         votes: Vec<SignedVote>,
         /// Proposals.
@@ -166,6 +171,8 @@ pub(crate) struct ConsensusState {
     /// The last height that was hastened by a third of the power or less, and when.
     followed_few: Option<(Height, TimeMs)>,
     executed: VecDeque<(BlockId, Executed)>,
+    /// What each peer may still make this node check beside the running height.
+    credits: Credits,
     /// Blocks being fetched, as many as the machine wants: at most its candidates of a height.
     fetching: BTreeMap<BlockId, Task>,
 }
@@ -190,6 +197,7 @@ impl Actor for Consensus {
             started_ms: TimeMs(0),
             followed_few: None,
             executed: VecDeque::new(),
+            credits: Credits::default(),
             fetching: BTreeMap::new(),
         })
     }
@@ -206,51 +214,16 @@ impl Actor for Consensus {
         state: &mut ConsensusState,
     ) -> Result<(), ActorProcessingErr> {
         match letter.message {
-            ConsensusMsg::Gossip { id, message } => {
-                let acceptance = state.args.machine.classify(&message);
-                report(state, id, &acceptance);
-                // Late votes may convict their signer, and later certificates show that this node is behind: not forwarded,
-                // but the machine wants to see them.
-                if acceptance == Acceptance::Ignore(Ignored::OldHeight) {
-                    // The machine remembers a few heights of this run; the store remembers more.
-                    let _full = state.args.wiring.mail.fraud.send(FraudMsg::Late(message.clone()));
+            ConsensusMsg::Gossip { id, source, message } => gossip(state, id, source, *message).await?,
+            ConsensusMsg::Proposal { id, source, message } => proposal(state, id, source, *message).await?,
+            ConsensusMsg::PeerVotes { peer, height, votes, proposals } => {
+                let taken = state.args.machine.take_votes(wall_clock(), height, votes, proposals);
+                let (fault, outputs) = taken.inspect_err(|fatal| tell_damage(&state.args.wiring, fatal))?;
+                if let Some(fault) = fault {
+                    tracing::warn!(%peer, %height, %fault, "votes of a peer are provably wrong");
+                    state.args.wiring.net.penalise(peer, network::Fault::InvalidSync);
                 }
-                let late = matches!(acceptance, Acceptance::Ignore(Ignored::OldHeight | Ignored::LaterCertificate));
-                if late || acceptance == Acceptance::Accept {
-                    feed(state, Input::Message { from: None, message: *message }).await?;
-                    follow(state).await?;
-                }
-            }
-            ConsensusMsg::Proposal { id, message } => {
-                let acceptance = state.args.machine.classify_proposal(&message);
-                if let Acceptance::Reject(fault) = &acceptance {
-                    // Rare: each costs its sender, and the fourth the connection.
-                    let proposal = &message.proposal.proposal;
-                    tracing::warn!(height = %proposal.height, proposer = %proposal.proposer.short(), %fault, "proposal rejected");
-                }
-                report(state, id, &acceptance);
-                if acceptance == Acceptance::Ignore(Ignored::OldHeight) {
-                    let proposal = Box::new(message.proposal.clone());
-                    let _full = state.args.wiring.mail.fraud.send(FraudMsg::LateProposal(proposal));
-                    feed(state, Input::Proposal(*message)).await?;
-                } else if acceptance == Acceptance::Accept {
-                    let age = wall_clock().since(message.block.header.time_ms);
-                    state.args.wiring.metrics.propagation_seconds.observe(age as f64 / 1000.0);
-                    feed(state, Input::Proposal(*message)).await?;
-                    follow(state).await?;
-                }
-            }
-            ConsensusMsg::PeerVotes { votes, proposals } => {
-                for vote in votes {
-                    let message = ConsensusMessage::Vote { vote, resend: 0 };
-                    let known = state.args.machine.classify(&message);
-                    if matches!(known, Acceptance::Accept | Acceptance::Ignore(Ignored::OldHeight)) {
-                        feed(state, Input::Message { from: None, message }).await?;
-                    }
-                }
-                for proposal in proposals {
-                    feed(state, Input::ProposalOnly(proposal)).await?;
-                }
+                finish(state, outputs).await?;
             }
             ConsensusMsg::Fetched { height, block } => {
                 feed(state, Input::BlockFetched { height, block: *block }).await?
@@ -307,6 +280,68 @@ fn report(state: &ConsensusState, id: MessageId, acceptance: &Acceptance) {
     state.args.wiring.net.report(id, verdict);
 }
 
+/// A vote or certificate from gossip.
+async fn gossip(
+    state: &mut ConsensusState,
+    id: MessageId,
+    source: PeerId,
+    message: ConsensusMessage,
+) -> Result<(), ActorProcessingErr> {
+    let running = state.args.machine.height();
+    if !state.credits.take(source, credit::price(&message, running), Instant::now()) {
+        report(state, id, &Acceptance::Ignore(Ignored::Credit));
+        return Ok(());
+    }
+    // The machine remembers a few heights of this run; the store remembers more.
+    let height = credit::height_of(&message).filter(|height| !state.args.machine.remembers(*height));
+    let stored = height.filter(|height| *height < running).map(|_| Box::new(message.clone()));
+    let judged = state.args.machine.judge(wall_clock(), message);
+    let (acceptance, outputs) = judged.inspect_err(|fatal| tell_damage(&state.args.wiring, fatal))?;
+    report(state, id, &acceptance);
+    // Late votes may convict their signer, and later certificates show that this node is behind: not forwarded, but taken in.
+    if let (Acceptance::Ignore(Ignored::OldHeight), Some(message)) = (&acceptance, stored) {
+        let _full = state.args.wiring.mail.late.send(FraudMsg::Late { from: source, message });
+    }
+    finish(state, outputs).await?;
+    let late = matches!(acceptance, Acceptance::Ignore(Ignored::OldHeight | Ignored::LaterCertificate));
+    if late || acceptance == Acceptance::Accept { follow(state).await } else { Ok(()) }
+}
+
+/// A proposal with its block from gossip.
+async fn proposal(
+    state: &mut ConsensusState,
+    id: MessageId,
+    source: PeerId,
+    message: ProposalMessage,
+) -> Result<(), ActorProcessingErr> {
+    let (height, proposer) = (message.proposal.proposal.height, message.proposal.proposal.proposer);
+    let old = height < state.args.machine.height();
+    if old && !state.credits.take(source, credit::PROPOSAL, Instant::now()) {
+        report(state, id, &Acceptance::Ignore(Ignored::Credit));
+        return Ok(());
+    }
+    let stored = (old && !state.args.machine.remembers(height)).then(|| Box::new(message.proposal.clone()));
+    let (now, made) = (wall_clock(), message.block.header.time_ms);
+    let judged = state.args.machine.judge_proposal(now, message);
+    let (acceptance, outputs) = judged.inspect_err(|fatal| tell_damage(&state.args.wiring, fatal))?;
+    report(state, id, &acceptance);
+    match (&acceptance, stored) {
+        // Rare: each costs its sender, and the fourth the connection.
+        (Acceptance::Reject(fault), _) => {
+            tracing::warn!(%height, proposer = %proposer.short(), %fault, "proposal rejected");
+        }
+        (Acceptance::Ignore(Ignored::OldHeight), Some(proposal)) => {
+            let _full = state.args.wiring.mail.late.send(FraudMsg::LateProposal { from: source, proposal });
+        }
+        (Acceptance::Accept, _) => {
+            state.args.wiring.metrics.propagation_seconds.observe(now.since(made) as f64 / 1000.0);
+        }
+        _ => {}
+    }
+    finish(state, outputs).await?;
+    if acceptance == Acceptance::Accept { follow(state).await } else { Ok(()) }
+}
+
 /// Other validators work on the next height: start it too, at the pace of a busy chain.
 async fn follow(state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
     // Between two heights only: most messages come within one.
@@ -336,12 +371,20 @@ async fn follow(state: &mut ConsensusState) -> Result<(), ActorProcessingErr> {
 
 /// Feeds one input and carries out its outputs, and whatever follows from a decision.
 async fn feed(state: &mut ConsensusState, input: Input) -> Result<(), ActorProcessingErr> {
-    let outputs = state.args.machine.handle(wall_clock(), input).inspect_err(|fatal| {
-        // What the log holds can't be true: that is damage, not a danger of signing twice.
-        if matches!(fatal, Fatal::WalRecord { .. } | Fatal::WalHeight { .. } | Fatal::ReplayDiverged { .. }) {
-            state.args.wiring.stop.stop(StopReason::Corruption(fatal.to_string()));
-        }
-    })?;
+    let outputs = state.args.machine.handle(wall_clock(), input);
+    let outputs = outputs.inspect_err(|fatal| tell_damage(&state.args.wiring, fatal))?;
+    finish(state, outputs).await
+}
+
+/// What the log holds can't be true: that is damage, not a danger of signing twice.
+fn tell_damage(wiring: &Wiring, fatal: &Fatal) {
+    if matches!(fatal, Fatal::WalRecord { .. } | Fatal::WalHeight { .. } | Fatal::ReplayDiverged { .. }) {
+        wiring.stop.stop(StopReason::Corruption(fatal.to_string()));
+    }
+}
+
+/// Carries out what an input led to, and whatever follows from a decision.
+async fn finish(state: &mut ConsensusState, outputs: Vec<Output>) -> Result<(), ActorProcessingErr> {
     if let Some(decided) = carry_out(state, outputs).await? {
         commit(state, decided).await?;
     }
@@ -359,7 +402,7 @@ async fn carry_out(
             Output::AppendWal { record, .. } => state.args.disk.append(record).await?,
             Output::PersistGuard(record) => state.args.disk.guard(record.slot().height(), record.to_bytes()).await?,
             Output::Flush => {
-                let started = std::time::Instant::now();
+                let started = Instant::now();
                 let flushed = state.args.disk.flush().await;
                 let status = if flushed.is_ok() { "ok" } else { "failed" };
                 state.args.wiring.metrics.persistence.with_label_values(&["flush", status]).inc();
@@ -459,10 +502,10 @@ async fn checked(
             tracing::warn!(%height, %round, block = %id.short(), proposer = %block.header.proposer.short(), %why, "block is invalid: voting nil");
             feed(state, Input::BlockChecked { height, round, block: id, valid: false }).await
         }
-        blocks::Checked::Withhold(why) => {
-            tracing::info!(%height, %round, block = %id.short(), %why, "block withheld");
+        blocks::Checked::Withhold { why, again } => {
+            tracing::info!(%height, %round, block = %id.short(), %why, ms = again.as_millis(), "block withheld");
             if state.args.machine.height() == height {
-                check(state, height, round, block, false, RECHECK);
+                check(state, height, round, block, false, again);
             }
             Ok(())
         }
@@ -521,7 +564,7 @@ async fn sign_verdict(
 
 /// Stores a decided block and everything it changes, announces it, and plans the next height.
 async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(), ActorProcessingErr> {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     state.args.wiring.crossings.at(Crossing::Decided);
     let before = state.args.wiring.view();
     let block_id = decided.block.id();
@@ -556,11 +599,9 @@ async fn commit(state: &mut ConsensusState, decided: DecidedBlock) -> Result<(),
     m.commit_seconds.observe(started.elapsed().as_secs_f64());
     m.block_seconds.observe(wall_clock().since(before.applied_ms) as f64 / 1000.0);
     tracing::info!(%height, block = %block_id.short(), txs = n_transactions, ms = started.elapsed().as_millis(), "block applied");
-    state.args.machine.guard_forget(
-        Height(height.0.saturating_sub(GUARD_KEEP)),
-        Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS)),
-    );
-    state.args.disk.prune(height.next(), Height(height.0.saturating_sub(GUARD_KEEP_VERDICTS))).await?;
+    let verdicts_from = Guard::verdicts_from(height);
+    state.args.machine.guard_forget(Height(height.0.saturating_sub(GUARD_KEEP)), verdicts_from);
+    state.args.disk.prune(height.next(), verdicts_from).await?;
     let (votes, proposals) = state.args.machine.votes_of(height);
     let messages = SignedMessages { votes, proposals };
     let _closed = state.args.wiring.mail.fraud.send_owed(FraudMsg::Decided { height, messages });

@@ -3,6 +3,7 @@
 pub(crate) mod blocks;
 pub(crate) mod consensus;
 pub(crate) mod counting;
+pub(crate) mod credit;
 pub(crate) mod disk;
 pub(crate) mod pacing;
 pub(crate) mod patience;

@@ -12,22 +12,33 @@ use types::validator::ValidatorSet;
 use types::vote::{CertificateError, SignedProposal, SignedVote};
 
 use super::effects::proposed_value;
-use super::{CANDIDATES_MAX, Candidate, Fatal, Machine, Output, TimerId, TimerKind};
+use super::{CANDIDATES_MAX, Candidate, Fatal, Machine, Output, TimerId, TimerKind, VOTES_OF_MAX};
 use crate::admission::{
     Acceptance, Fault, Ignored, Place, ROUNDS_AHEAD, check_block, check_message_form, check_polka_form,
     check_proposal_form, check_resend, check_round_form, power,
 };
 use crate::context::{BlockValue, Chain, CoreHeight};
 use crate::convert;
+use crate::evidence::{PROPOSALS_MAX, VOTES_MAX};
 use crate::held::WINDOW;
 use crate::proposer::proposer;
 use crate::wal::Record;
 
-/// What admission means for gossip.
+/// What admission of a vote or proposal means for gossip.
 pub(super) const fn verdict(place: Place) -> Acceptance {
     match place {
         Place::Now | Place::Future => Acceptance::Accept,
         Place::Past => Acceptance::Ignore(Ignored::OldHeight),
+    }
+}
+
+/// What admission of a message means for gossip.
+pub(super) const fn verdict_on(message: &ConsensusMessage, place: Place) -> Acceptance {
+    match (message, place) {
+        (ConsensusMessage::Polka { .. } | ConsensusMessage::Round { .. }, Place::Future) => {
+            Acceptance::Ignore(Ignored::LaterCertificate)
+        }
+        (_, place) => verdict(place),
     }
 }
 
@@ -76,11 +87,12 @@ impl Machine {
         if place == Place::Future && !self.held.room_for_vote(vote) {
             return Err(Acceptance::Ignore(Ignored::Quota));
         }
-        if self.inner.watch.knows_vote(vote) || vote.verify(&self.inner.genesis) {
-            Ok(place)
-        } else {
-            Err(reject(Fault::BadSignature))
-        }
+        let known = match place {
+            Place::Past => self.inner.watch.nothing_new(vote),
+            Place::Now => self.inner.watch.knows_vote(vote),
+            Place::Future => self.held.knows_vote(vote),
+        };
+        if known || vote.verify(&self.inner.genesis) { Ok(place) } else { Err(reject(Fault::BadSignature)) }
     }
 
     fn admit_proposal(&self, proposal: &SignedProposal) -> Result<Place, Acceptance> {
@@ -122,36 +134,55 @@ impl Machine {
         let (height, round) = check_polka_form(votes).map_err(reject)?;
         let (place, set) = self.place(height)?;
         self.round_in_reach(place, round)?;
-        if place == Place::Now {
-            let signed = power(&self.inner.genesis, set, votes, |v| self.inner.watch.knows_vote(v)).map_err(reject)?;
-            if !set.is_quorum(signed) {
-                return Err(reject(Fault::Certificate(CertificateError::Power { signed, total: set.power_total() })));
-            }
-        }
+        self.admit_certificate(place, set, votes, ValidatorSet::is_quorum)?;
         Ok(place)
     }
 
     fn admit_round(&self, votes: &[SignedVote], enter: Round, precommits: bool) -> Result<Place, Acceptance> {
         let (height, _) = check_round_form(votes, enter, precommits).map_err(reject)?;
         let (place, set) = self.place(height)?;
-        if place == Place::Now {
-            let signed = power(&self.inner.genesis, set, votes, |v| self.inner.watch.knows_vote(v)).map_err(reject)?;
-            let enough = if precommits { set.is_quorum(signed) } else { set.is_honest(signed) };
-            if !enough {
-                return Err(reject(Fault::Certificate(CertificateError::Power { signed, total: set.power_total() })));
-            }
-        }
+        let enough = if precommits { ValidatorSet::is_quorum } else { ValidatorSet::is_honest };
+        self.admit_certificate(place, set, votes, enough)?;
         Ok(place)
+    }
+
+    /// The votes of a certificate whose form is good: members first, then signatures, none of them twice. Where the set is
+    /// known the first thing wrong blames the sender. Of a later height only what would be kept is checked.
+    fn admit_certificate(
+        &self,
+        place: Place,
+        set: &ValidatorSet,
+        votes: &[SignedVote],
+        enough: impl Fn(&ValidatorSet, u64) -> bool,
+    ) -> Result<(), Acceptance> {
+        let genesis = &self.inner.genesis;
+        let signed = match place {
+            Place::Now => power(genesis, set, votes, |v| self.inner.watch.knows_vote(v)),
+            Place::Past => power(genesis, set, votes, |v| self.inner.watch.nothing_new(v)),
+            Place::Future => {
+                let mut unknown = votes.iter().filter(|v| self.would_hold(set, v) && !self.held.knows_vote(v));
+                return if unknown.all(|v| v.verify(genesis)) { Ok(()) } else { Err(reject(Fault::BadSignature)) };
+            }
+        };
+        let signed = signed.map_err(reject)?;
+        if enough(set, signed) {
+            return Ok(());
+        }
+        Err(reject(Fault::Certificate(CertificateError::Power { signed, total: set.power_total() })))
+    }
+
+    /// Whether a vote of a later height is kept, if its signature is good.
+    fn would_hold(&self, set: &ValidatorSet, vote: &SignedVote) -> bool {
+        set.power_of(&vote.vote.validator).is_some() && self.held.room_for_vote(vote)
     }
 
     pub(super) fn admit_message(&self, message: &ConsensusMessage) -> Result<Place, Acceptance> {
         check_resend(message).map_err(reject)?;
-        let place = match message {
-            ConsensusMessage::Vote { vote, .. } => return self.admit_vote(vote),
-            ConsensusMessage::Polka { votes } => self.admit_polka(votes)?,
-            ConsensusMessage::Round { votes, enter, precommits, .. } => self.admit_round(votes, *enter, *precommits)?,
-        };
-        if place == Place::Future { Err(Acceptance::Ignore(Ignored::LaterCertificate)) } else { Ok(place) }
+        match message {
+            ConsensusMessage::Vote { vote, .. } => self.admit_vote(vote),
+            ConsensusMessage::Polka { votes } => self.admit_polka(votes),
+            ConsensusMessage::Round { votes, enter, precommits, .. } => self.admit_round(votes, *enter, *precommits),
+        }
     }
 
     pub(super) fn on_message(
@@ -160,64 +191,102 @@ impl Machine {
         from: Option<u64>,
         message: ConsensusMessage,
     ) -> Result<(), Fatal> {
-        let refused = |answer: &Acceptance| tracing::debug!(%now, ?from, ?answer, "consensus message not taken");
-        if let Err(fault) = check_resend(&message) {
-            refused(&reject(fault));
-            return Ok(());
-        }
-        match message {
-            ConsensusMessage::Vote { vote, .. } => self.on_vote(vote),
-            ConsensusMessage::Polka { votes } => match self.admit_polka(&votes) {
-                Ok(Place::Now) => {
-                    self.observe(&votes);
-                    convert::polka(&votes)
-                        .map_or(Ok(()), |certificate| self.feed(CoreInput::PolkaCertificate(certificate)))
-                }
-                Ok(Place::Past | Place::Future) => self.on_votes(votes),
-                Err(answer) => {
-                    refused(&answer);
-                    Ok(())
-                }
-            },
-            ConsensusMessage::Round { votes, enter, precommits, .. } => {
-                match self.admit_round(&votes, enter, precommits) {
-                    Ok(Place::Now) => {
-                        self.observe(&votes);
-                        let certificate = convert::round_certificate(&votes, precommits);
-                        certificate.map_or(Ok(()), |certificate| self.feed(CoreInput::RoundCertificate(certificate)))
-                    }
-                    Ok(Place::Past | Place::Future) => self.on_votes(votes),
-                    Err(answer) => {
-                        refused(&answer);
-                        Ok(())
-                    }
-                }
+        match self.admit_message(&message) {
+            Ok(place) => self.take_message(message, place),
+            Err(answer) => {
+                tracing::debug!(%now, ?from, ?answer, "consensus message not taken");
+                Ok(())
             }
         }
     }
 
-    /// The votes of a certificate of another height, each on its own: those of later heights are held, those of decided
-    /// ones compared.
-    fn on_votes(&mut self, votes: Vec<SignedVote>) -> Result<(), Fatal> {
-        votes.into_iter().try_for_each(|vote| self.on_vote(vote))
+    /// Takes in a message that was admitted.
+    pub(super) fn take_message(&mut self, message: ConsensusMessage, place: Place) -> Result<(), Fatal> {
+        match (message, place) {
+            (ConsensusMessage::Vote { vote, .. }, place) => self.take_vote(vote, place),
+            (ConsensusMessage::Polka { votes }, Place::Now) => {
+                self.observe(&votes);
+                convert::polka(&votes).map_or(Ok(()), |certificate| self.feed(CoreInput::PolkaCertificate(certificate)))
+            }
+            (ConsensusMessage::Round { votes, precommits, .. }, Place::Now) => {
+                self.observe(&votes);
+                let certificate = convert::round_certificate(&votes, precommits);
+                certificate.map_or(Ok(()), |certificate| self.feed(CoreInput::RoundCertificate(certificate)))
+            }
+            // Of another height it is worth what its votes are worth.
+            (ConsensusMessage::Polka { votes } | ConsensusMessage::Round { votes, .. }, place) => {
+                votes.into_iter().try_for_each(|vote| self.take_vote(vote, place))
+            }
+        }
     }
 
     pub(super) fn on_vote(&mut self, vote: SignedVote) -> Result<(), Fatal> {
         match self.admit_vote(&vote) {
-            Ok(Place::Now) => {
+            Ok(place) => self.take_vote(vote, place),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes in an admitted vote: those of later heights are held, those of decided ones compared.
+    fn take_vote(&mut self, vote: SignedVote, place: Place) -> Result<(), Fatal> {
+        match place {
+            Place::Now => {
                 self.observe(std::slice::from_ref(&vote));
                 self.feed(CoreInput::Vote(convert::vote(&vote)))
             }
-            Ok(Place::Past) => {
-                self.observe(std::slice::from_ref(&vote));
+            Place::Past => {
+                let found = self.inner.watch.late_vote(&vote);
+                self.inner.evidence(found);
                 Ok(())
             }
-            Ok(Place::Future) => {
-                self.held.vote(vote);
+            Place::Future => {
+                // Exactly those of a certificate that admission has checked: room only shrinks.
+                if self.inner.set().is_some_and(|set| self.would_hold(set, &vote)) {
+                    self.held.vote(vote);
+                }
                 Ok(())
             }
-            Err(_) => Ok(()),
         }
+    }
+
+    /// A peer's answer to `Request::Votes` for the running height, up to the first thing that is provably wrong.
+    pub(super) fn on_votes_of(
+        &mut self,
+        height: Height,
+        votes: Vec<SignedVote>,
+        proposals: Vec<SignedProposal>,
+    ) -> Result<Option<Fault>, Fatal> {
+        let members = match self.inner.set() {
+            Some(set) if height == self.inner.height => set.validators().len(),
+            _ => return Ok(None),
+        };
+        if votes.len() > VOTES_OF_MAX.min(VOTES_MAX.saturating_mul(members)) {
+            return Ok(Some(Fault::Malformed("an answer has at most 64 votes a validator, and 2048 in all")));
+        }
+        if proposals.len() > PROPOSALS_MAX.saturating_mul(2) {
+            return Ok(Some(Fault::Malformed("an answer has at most 256 proposals")));
+        }
+        for vote in votes {
+            if vote.vote.height != height {
+                return Ok(Some(Fault::Malformed("an answer has votes of the height asked for")));
+            }
+            match self.admit_vote(&vote) {
+                Ok(place) => self.take_vote(vote, place)?,
+                Err(Acceptance::Reject(fault)) => return Ok(Some(fault)),
+                Err(_) => {}
+            }
+        }
+        for proposal in proposals {
+            if proposal.proposal.height != height {
+                return Ok(Some(Fault::Malformed("an answer has proposals of the height asked for")));
+            }
+            match self.admit_proposal(&proposal) {
+                Ok(Place::Now) => self.take_proposal(proposal, None)?,
+                Err(Acceptance::Reject(fault)) => return Ok(Some(fault)),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Remembers verified votes and reports contradictions.
@@ -230,17 +299,24 @@ impl Machine {
 
     pub(super) fn on_proposal(&mut self, message: ProposalMessage) -> Result<(), Fatal> {
         match self.admit_proposal_message(&message) {
-            Ok(Place::Now) => self.take_proposal(message.proposal, Some(message.block)),
-            Ok(Place::Past) => {
+            Ok(place) => self.take_proposal_message(message, place),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes in a proposal with its block that was admitted.
+    pub(super) fn take_proposal_message(&mut self, message: ProposalMessage, place: Place) -> Result<(), Fatal> {
+        match place {
+            Place::Now => self.take_proposal(message.proposal, Some(message.block)),
+            Place::Past => {
                 let found = self.inner.watch.proposal(&message.proposal);
                 self.inner.evidence(found);
                 Ok(())
             }
-            Ok(Place::Future) => {
+            Place::Future => {
                 self.held.proposal(message);
                 Ok(())
             }
-            Err(_) => Ok(()),
         }
     }
 

@@ -25,7 +25,7 @@ use types::validator::ValidatorSet;
 use types::verdict::{ProofVote, SignedProofVote};
 use types::vote::{CertificateError, CommitCertificate, SignedProposal, SignedVote, VoteKind};
 
-use crate::admission::Acceptance;
+use crate::admission::{Acceptance, Fault};
 use crate::context::{Address, Chain, CoreHeight, CoreSet};
 use crate::convert;
 use crate::evidence::Watch;
@@ -461,9 +461,69 @@ impl Machine {
     /// Whether a consensus message is good and worth forwarding.
     pub fn classify(&self, message: &ConsensusMessage) -> Acceptance {
         match self.admit_message(message) {
-            Ok(place) => inputs::verdict(place),
+            Ok(place) => inputs::verdict_on(message, place),
             Err(answer) => answer,
         }
+    }
+
+    /// [`Machine::classify`] and [`Input::Message`] in one, so that no signature is checked twice. The answer may leave before
+    /// the outputs are executed.
+    ///
+    /// # Errors
+    /// As [`Machine::handle`].
+    pub fn judge(&mut self, now: TimeMs, message: ConsensusMessage) -> Result<(Acceptance, Vec<Output>), Fatal> {
+        self.inner.now = now;
+        let answer = match self.admit_message(&message) {
+            Ok(place) => {
+                let answer = inputs::verdict_on(&message, place);
+                self.take_message(message, place)?;
+                answer
+            }
+            Err(answer) => answer,
+        };
+        Ok((answer, self.inner.finish()?))
+    }
+
+    /// [`Machine::classify_proposal`] and [`Input::Proposal`] in one.
+    ///
+    /// # Errors
+    /// As [`Machine::handle`].
+    pub fn judge_proposal(
+        &mut self,
+        now: TimeMs,
+        message: ProposalMessage,
+    ) -> Result<(Acceptance, Vec<Output>), Fatal> {
+        self.inner.now = now;
+        let answer = match self.admit_proposal_message(&message) {
+            Ok(place) => {
+                self.take_proposal_message(message, place)?;
+                inputs::verdict(place)
+            }
+            Err(answer) => answer,
+        };
+        Ok((answer, self.inner.finish()?))
+    }
+
+    /// Takes in a peer's answer to `Request::Votes { height }`, up to the first thing that is provably wrong: that is named,
+    /// and costs the peer. An answer for another height than the running one is only late.
+    ///
+    /// # Errors
+    /// As [`Machine::handle`].
+    pub fn take_votes(
+        &mut self,
+        now: TimeMs,
+        height: Height,
+        votes: Vec<SignedVote>,
+        proposals: Vec<SignedProposal>,
+    ) -> Result<(Option<Fault>, Vec<Output>), Fatal> {
+        self.inner.now = now;
+        let fault = self.on_votes_of(height, votes, proposals)?;
+        Ok((fault, self.inner.finish()?))
+    }
+
+    /// Whether messages of a height are compared here: it runs, or was decided lately in this life of the node.
+    pub fn remembers(&self, height: Height) -> bool {
+        self.inner.sets.contains_key(&height)
     }
 
     /// Whether a proposal is good and worth forwarding.

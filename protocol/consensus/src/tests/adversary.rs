@@ -175,6 +175,120 @@ fn certificates_need_more_than_two_thirds_of_members_once_each() {
     assert_eq!(round(votes(&keys[..3], VoteKind::Prevote, None), 0, false), Acceptance::Accept);
 }
 
+/// Votes of `signers` for one block at a height, in the order of certificates.
+fn votes_at(signers: &[SecretKey], kind: VoteKind, height: u64) -> Vec<SignedVote> {
+    let id = Some(BlockId::new([1; 32]));
+    let mut votes: Vec<_> = signers.iter().map(|k| vote(k, kind, height, 0, id)).collect();
+    votes.sort_by_key(|v| v.vote.validator);
+    votes
+}
+
+fn forge(votes: &mut [SignedVote], index: usize) {
+    votes[index].signature = types::keys::Signature::new([1; 64]);
+}
+
+#[test]
+fn certificates_of_decided_heights_cost_their_sender_what_they_would_cost_at_their_height() {
+    let keys = keys(4);
+    let mut net = Net::new(4, 0, 2);
+    net.run(3);
+    let machine = net.nodes[0].machine.as_mut().unwrap();
+    assert!(machine.remembers(Height(1)) && !machine.remembers(Height(0)));
+    let precommits = |signers: &[SecretKey]| votes_at(signers, VoteKind::Precommit, 1);
+    let round = |votes| ConsensusMessage::Round { votes, enter: Round(1), precommits: true, resend: 0 };
+    let polka = |votes| ConsensusMessage::Polka { votes };
+    let certificate = |answer, error: fn(&CertificateError) -> bool| matches!(answer, Acceptance::Reject(Fault::Certificate(e)) if error(&e));
+    let stranger = |e: &CertificateError| matches!(e, CertificateError::Stranger(_));
+    let signature = |e: &CertificateError| matches!(e, CertificateError::Signature(_));
+    let power = |e: &CertificateError| matches!(e, CertificateError::Power { .. });
+
+    let mut with_stranger = keys.clone();
+    with_stranger.push(SecretKey::from_seed([99; 32]));
+    assert!(certificate(machine.classify(&round(precommits(&with_stranger))), stranger));
+    let mut all_forged = precommits(&with_stranger);
+    (0..5).for_each(|index| forge(&mut all_forged, index));
+    assert!(certificate(machine.classify(&round(all_forged)), stranger), "members before signatures");
+    let mut forged = precommits(&keys);
+    forge(&mut forged, 3);
+    assert!(certificate(machine.classify(&round(forged.clone())), signature));
+    assert!(certificate(machine.classify(&round(precommits(&keys[..2]))), power));
+    let mut forged_polka = votes_at(&keys, VoteKind::Prevote, 1);
+    forge(&mut forged_polka, 3);
+    assert!(certificate(machine.classify(&polka(forged_polka)), signature));
+
+    // A true one of a decided height is of no use but as evidence, which it is: the honest four decided another block.
+    let (answer, out) = machine.judge(TimeMs(9), round(precommits(&keys))).unwrap();
+    assert_eq!(answer, Acceptance::Ignore(Ignored::OldHeight));
+    assert_eq!(evidence_of(&out).len(), 4);
+    // What was reported is not even verified again.
+    let (answer, out) = machine.judge(TimeMs(9), round(forged)).unwrap();
+    assert_eq!((answer, evidence_of(&out)), (Acceptance::Ignore(Ignored::OldHeight), vec![]));
+}
+
+#[test]
+fn certificates_of_later_heights_are_taken_apart_after_their_signatures() {
+    let keys = keys(4);
+    let (mut machine, _) = started(&keys, Some(&keys[0]));
+    let polka = |votes| ConsensusMessage::Polka { votes };
+    let later = Acceptance::Ignore(Ignored::LaterCertificate);
+    let mut forged = votes_at(&keys, VoteKind::Prevote, 3);
+    forge(&mut forged, 2);
+    assert_eq!(machine.classify(&polka(forged.clone())), Acceptance::Reject(Fault::BadSignature));
+    assert_eq!(machine.judge(TimeMs(1), polka(forged.clone())).unwrap().0, Acceptance::Reject(Fault::BadSignature));
+    assert_eq!(machine.held_votes(), 0, "nothing of a forged certificate is kept");
+    // The set of that height may have members that are strangers now.
+    let mut with_stranger = keys.clone();
+    with_stranger.push(SecretKey::from_seed([99; 32]));
+    let (answer, _) = machine.judge(TimeMs(1), polka(votes_at(&with_stranger, VoteKind::Prevote, 3))).unwrap();
+    assert_eq!((answer, machine.held_votes()), (later.clone(), 4));
+    // Who has enough kept is not verified any more, and nothing more is kept.
+    for round in 1..40 {
+        for key in &keys {
+            machine.handle(TimeMs(1), vote_message(vote(key, VoteKind::Prevote, 3, round, None))).unwrap();
+        }
+    }
+    let full = machine.held_votes();
+    assert_eq!(full, 4 * held::VOTES_PER_HEIGHT);
+    forged.iter_mut().for_each(|v| v.vote.round = Round(77));
+    assert_eq!(machine.judge(TimeMs(1), polka(forged)).unwrap().0, later);
+    assert_eq!(machine.held_votes(), full);
+}
+
+#[test]
+fn an_answer_with_votes_counts_up_to_its_first_fault_and_no_further_than_a_height_can_have() {
+    let keys = keys(4);
+    let (mut machine, _) = started(&keys, Some(&keys[0]));
+    let good = |n: usize| vote(&keys[n], VoteKind::Prevote, 1, 0, None);
+    let known = |machine: &Machine| {
+        machine.votes_of(Height(1)).0.iter().filter(|v| v.vote.validator != keys[0].public()).count()
+    };
+    let mut forged = good(2);
+    forged.vote.round = Round(1);
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), vec![good(1), forged, good(3)], vec![]).unwrap();
+    assert_eq!((fault, known(&machine)), (Some(Fault::BadSignature), 1), "what came before counts, nothing after");
+    let stranger = vote(&SecretKey::from_seed([99; 32]), VoteKind::Prevote, 1, 0, None);
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), vec![stranger, good(3)], vec![]).unwrap();
+    assert_eq!((fault, known(&machine)), (Some(Fault::Stranger), 1));
+    let other = vote(&keys[3], VoteKind::Prevote, 2, 0, None);
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), vec![other], vec![]).unwrap();
+    assert!(matches!(fault, Some(Fault::Malformed(_))));
+    // More than four validators can have said: nothing of it is even looked at.
+    let many = vec![good(3); 4 * crate::evidence::VOTES_MAX + 1];
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), many, vec![]).unwrap();
+    assert!(matches!(fault, Some(Fault::Malformed(_))));
+    assert_eq!(known(&machine), 1);
+    let who = proposer(&set_of(&keys), Height(1), Round(0)).unwrap();
+    let usurper = keys.iter().find(|k| k.public() != who).unwrap();
+    let usurped = proposal(usurper, 1, 0, BlockId::new([2; 32]));
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), vec![], vec![usurped]).unwrap();
+    assert_eq!(fault, Some(Fault::NotProposer));
+    // An answer that comes too late is nobody's fault.
+    let late = vote(&keys[3], VoteKind::Prevote, 7, 0, None);
+    assert_eq!(machine.take_votes(TimeMs(1), Height(7), vec![late], vec![]).unwrap().0, None);
+    let (fault, _) = machine.take_votes(TimeMs(1), Height(1), vec![good(1), good(2), good(3)], vec![]).unwrap();
+    assert_eq!((fault, known(&machine)), (None, 3));
+}
+
 #[test]
 fn exactly_two_thirds_of_the_power_decides_nothing() {
     let keys = keys(3);

@@ -205,7 +205,7 @@ impl Fetching {
     ) {
         for (peer, request) in std::mem::take(&mut self.asked) {
             let Request::Blocks { from, count } = request else { continue };
-            let blocks = chain[from.0 as usize - 1..].iter().take(usize::from(count)).cloned().collect();
+            let blocks = chain.iter().skip(from.0 as usize - 1).take(usize::from(count)).cloned().collect();
             if let Some(blocks) = serve(peer, blocks) {
                 self.feed(SyncInput::Blocks { peer, blocks });
             }
@@ -255,4 +255,93 @@ fn sync_survives_liars_and_silence() {
     assert_eq!(f.height, 100);
     let blamed: BTreeSet<_> = f.penalised.iter().map(|(peer, _)| *peer).collect();
     assert!(blamed.contains(&0) && !blamed.contains(&4), "{:?}", f.penalised);
+}
+
+#[test]
+fn one_peers_word_does_not_say_how_far_the_network_is() {
+    const LIE: u64 = 1_000_000_000_000;
+    let keys = keys(4);
+    let chain = chain(&keys, 100);
+    let mut f = Fetching::new(&keys, 4, 100);
+    let lie = |f: &mut Fetching| f.feed(SyncInput::Status { peer: 3, height: Height(LIE), lowest: Height(1) });
+    // Nobody is known to be a validator: half of the peers.
+    lie(&mut f);
+    assert_eq!(f.sync.target(), Some(Height(100)));
+    // One validator of four may lie, and one voice is not two because two peers have it.
+    for peer in [2, 3] {
+        f.feed(SyncInput::Vouched { peer, validator: Some(keys[3].public()) });
+        f.feed(SyncInput::Status { peer, height: Height(LIE), lowest: Height(1) });
+    }
+    assert_eq!(f.sync.target(), Some(Height(100)));
+    f.feed(SyncInput::Vouched { peer: 2, validator: Some(keys[2].public()) });
+    f.feed(SyncInput::Status { peer: 2, height: Height(90), lowest: Height(1) });
+    assert_eq!(f.sync.target(), Some(Height(90)), "two of four: one of them is honest");
+    f.feed(SyncInput::Status { peer: 2, height: Height(100), lowest: Height(1) });
+    // The chain is fetched, nobody has what is above it, and the node is up to date.
+    for _ in 0..40 {
+        f.answer(&chain, |_, blocks| Some(blocks));
+    }
+    assert_eq!((f.height, f.up_to_date, f.sync.target()), (100, 1, Some(Height(100))));
+    lie(&mut f);
+    assert_eq!(f.sync.target(), Some(Height(100)));
+}
+
+#[test]
+fn a_certificate_says_how_far_the_network_is_whoever_brings_it() {
+    let keys = keys(4);
+    let strangers: Vec<_> = (60..64).map(|n| SecretKey::from_seed([n; 32])).collect();
+    for (signers, seen) in [(&keys, 64), (&strangers, 5)] {
+        let served = chain(signers, 64);
+        let mut f = Fetching::new(&keys, 3, 0);
+        for (peer, claimed) in [(1, 5), (2, 5), (0, 64)] {
+            f.feed(SyncInput::Status { peer, height: Height(claimed), lowest: Height(1) });
+        }
+        // Only the peer that is alone with its claim answers, and not with the first blocks.
+        let later =
+            f.asked.iter().find(|(peer, r)| *peer == 0 && matches!(r, Request::Blocks { from, .. } if from.0 > 1));
+        let (peer, request) = later.cloned().unwrap();
+        let Request::Blocks { from, count } = request else { panic!() };
+        let blocks = served.iter().skip(from.0 as usize - 1).take(usize::from(count)).cloned().collect();
+        f.feed(SyncInput::Blocks { peer, blocks });
+        assert_eq!((f.height, f.sync.target()), (0, Some(Height(seen))));
+    }
+}
+
+#[test]
+fn a_peer_that_serves_nothing_is_asked_ever_more_rarely_and_loses_its_voice() {
+    const LIE: u64 = 1_000_000_000_000;
+    let keys = keys(4);
+    for how in ["busy", "empty", "silent"] {
+        let mut f = Fetching::new(&keys, 1, LIE);
+        let mut asked = 0;
+        while f.now < 120_000 {
+            for (peer, _) in std::mem::take(&mut f.asked) {
+                asked += 1;
+                match how {
+                    "busy" => f.feed(SyncInput::Busy { peer, retry_ms: 0 }),
+                    "empty" => f.feed(SyncInput::Blocks { peer, blocks: vec![] }),
+                    _ => {}
+                }
+            }
+            f.now += 250;
+            f.feed(SyncInput::Tick);
+            f.feed(SyncInput::Status { peer: 0, height: Height(LIE), lowest: Height(1) });
+        }
+        assert!((3..=12).contains(&asked), "{how}: asked {asked} times in two minutes");
+        assert_eq!(f.sync.target(), Some(Height(0)), "{how}");
+        assert!(f.penalised.is_empty(), "{how}: silence proves nothing");
+        // An honest one of its kind is believed again when it serves.
+        f.asked.clear();
+        f.now += 70_000;
+        f.feed(SyncInput::Status { peer: 0, height: Height(20), lowest: Height(1) });
+        f.feed(SyncInput::Tick);
+        if f.asked.is_empty() {
+            // Only now the last request had failed.
+            f.now += 70_000;
+            f.feed(SyncInput::Tick);
+        }
+        let chain = chain(&keys, 20);
+        f.answer(&chain, |_, blocks| Some(blocks.into_iter().take(5).collect()));
+        assert_eq!((f.height, f.sync.target()), (5, Some(Height(20))), "{how}");
+    }
 }

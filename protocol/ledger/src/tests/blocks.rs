@@ -69,6 +69,39 @@ fn every_header_field_is_checked() {
     assert!(matches!(c.check(&good), CheckOutcome::Valid(_)));
 }
 
+/// Counts the questions, as a measure of transactions that were executed.
+struct Counting(std::cell::Cell<usize>);
+
+impl Known for Counting {
+    fn verified(&self, _: &SignedTx) -> bool {
+        self.0.set(self.0.get() + 1);
+        false
+    }
+}
+
+#[test]
+fn a_block_ahead_of_the_clock_is_withheld_without_being_executed() {
+    let c = Chain::new();
+    let transfer = c.tx(&user(1), Action::Transfer { to: user(2).public(), amount: Amount(5) });
+    let good = c.build(&[transfer]).block;
+    let executed = Counting(std::cell::Cell::new(0));
+    let check = |block: &Block, now| crate::check_block_knowing(&c.kv, block, now, &executed).unwrap();
+    let mut ahead = good.clone();
+    ahead.header.time_ms = c.now.plus(10_001);
+    for _ in 0..3 {
+        assert!(matches!(check(&ahead, c.now), CheckOutcome::Withhold(Withheld::Clock { .. })));
+    }
+    assert_eq!(executed.0.get(), 0, "looked at again and again, executed never");
+    // Withheld is not invalid, also when the transactions turn out to be wrong: that shows when the clock allows.
+    let mut wrong = ahead.clone();
+    wrong.transactions.push(wrong.transactions[0].clone());
+    wrong.header.transactions = transactions_root(wrong.transactions.iter());
+    assert!(matches!(check(&wrong, c.now), CheckOutcome::Withhold(Withheld::Clock { .. })));
+    assert!(matches!(check(&wrong, c.now.plus(1)), CheckOutcome::Invalid(BlockFault::Transaction { index: 1, .. })));
+    assert!(matches!(check(&ahead, c.now.plus(1)), CheckOutcome::Valid(_)));
+    assert!(executed.0.get() > 0);
+}
+
 #[test]
 fn the_parents_certificate_is_checked() {
     let mut c = Chain::new();

@@ -78,9 +78,8 @@ pub(crate) fn binding(tasks: &[Task], statement: &Statement, prover: &PublicKey)
 /// The user's output is what the statement fixes of it. What only re-execution can tell is not decided here.
 pub(crate) fn input(task: &Task, statement: &Statement) -> Result<(), Rejection> {
     let Some(at) = statement.output_rule.broken_at(&task.output) else { return Ok(()) };
-    let found = task.output.len();
-    Rejection::because(
-        Check::Input,
-        format!("the output of {found} words differs at word {at} from what the statement fixes"),
-    )
+    let (found, fixed) = (task.output.len(), statement.output_rule.fixed().len());
+    let reason =
+        format!("the output of {found} words differs at word {at} from the {fixed} words that the statement fixes");
+    Rejection::because(Check::Input, reason)
 }
