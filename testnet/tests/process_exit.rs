@@ -109,7 +109,14 @@ fn a_flipped_bit_in_guard_or_log_ends_with_5_and_a_repaired_node_goes_on() -> Re
     let intact = flip_first_record(&guard)?;
     ensure!(lonely.ended(lonely.start()?)? == CORRUPTION, "a damaged guard");
     lonely.says("damaged")?;
-    fs::write(&guard, intact)?;
+    fs::write(&guard, &intact)?;
+    // Cut short at a record's end or within one, a guard looks like one whose last write was torn; the chain knows better.
+    for length in [HEADER_BYTES, intact.len() / 3] {
+        fs::write(&guard, &intact[..length])?;
+        ensure!(lonely.ended(lonely.start()?)? == CORRUPTION, "a guard cut to {length} bytes");
+        lonely.says("has lost signatures")?;
+    }
+    fs::write(&guard, &intact)?;
 
     // The log of the next height, with records that were synced one after the other, as a node writes it.
     let genesis: Genesis = serde_json::from_slice(&fs::read(lonely.home.join("genesis.json"))?)?;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use consensus::{Guard, GuardRecord, Machine};
+use consensus::{Guard, GuardRecord, Machine, Slot};
 use network::NetworkConfig;
 use prover::fleet::FleetConfig;
 use prover::worker::WorkerConfig;
@@ -17,6 +17,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use types::Wire;
 use types::ids::Height;
+use types::vote::VoteKind;
 
 use crate::api::EngineHandle;
 use crate::api::views::ProverStatusView;
@@ -36,7 +37,7 @@ use crate::net::link::{Link, LinkArgs, NetSlot};
 use crate::net::serve::Serve;
 use crate::net::sync::SyncActor;
 use crate::safety::blocks;
-use crate::safety::consensus::{Consensus, ConsensusArgs};
+use crate::safety::consensus::{Consensus, ConsensusArgs, GUARD_KEEP};
 use crate::safety::disk::{DISK_LANE, Disk, DiskHandle};
 use crate::safety::thread::{ThreadActor, ThreadWork, lane};
 use crate::safety::writer::{WRITER_LANE, Writer, WriterHandle};
@@ -209,8 +210,28 @@ fn open(config: &EngineConfig, layout: &Layout) -> Result<Opened, StartError> {
     }
     let mut guard = Guard::restore(genesis_hash, config.consensus_key.clone(), records)
         .map_err(|e| StartError::Guard(e.to_string()))?;
+    check_memory(&store, &guard, head.height)?;
     guard.resume_after(head.height);
     Ok(Opened { store, blobs, disk: Disk::new(wal, guard_file, config.crossings.clone()), guard, view })
+}
+
+/// A guard that was cut short reads like one whose last write was torn. But every precommit of this key in the last decided
+/// blocks must be in it: it was durable before the signature left.
+fn check_memory(store: &RocksStore, guard: &Guard, head: Height) -> Result<(), StartError> {
+    let Some(key) = guard.public() else { return Ok(()) };
+    for height in (head.0.saturating_sub(GUARD_KEEP).saturating_add(1)..=head.0).map(Height).filter(|h| h.0 > 0) {
+        let Some(decided) = store.block(height)? else { continue };
+        let certificate = decided.certificate;
+        let slot = Slot::Vote { height, round: certificate.round, kind: VoteKind::Precommit };
+        if certificate.signatures.iter().any(|(signer, _)| *signer == key) && guard.signed(&slot).is_none() {
+            return Err(StartError::Guard(format!(
+                "the signer guard does not hold the precommit of this key at height {height}, which is in that block's \
+                 certificate: the guard has lost signatures; restore it from this node's backup, or start with a new \
+                 consensus key; signing without it could sign twice"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn folder(path: &std::path::Path) -> Result<FsDir, StartError> {

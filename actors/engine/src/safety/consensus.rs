@@ -40,7 +40,7 @@ use crate::wiring::{ChainView, Wiring, wall_clock};
 /// Executed proposals kept for their commit; a height rarely sees more than two.
 const EXECUTED_MAX: usize = 8;
 /// The guard forgets votes this many heights below the committed one.
-const GUARD_KEEP: u64 = 4;
+pub(crate) const GUARD_KEEP: u64 = 4;
 
 /// Messages.
 #[derive(Debug)]
