@@ -44,6 +44,8 @@ struct Network {
     user: PublicKey,
     user_balance: Amount,
     fees: Amount,
+    /// Claims of the adversary that were voted down.
+    rejected: u32,
 }
 
 fn public(home: &Path, name: &str) -> Result<PublicKey> {
@@ -85,6 +87,8 @@ impl Network {
             params.empty_block_ms = 1_000;
             (params.assignment.window_ms, params.assignment.window_ms_per_megastep) = (3_000, 15_000);
             params.assignment.lapse_ms = 0;
+            // The one adversary is wanted again for the next job; its deposit stays locked for the standard time.
+            (params.assignment.reject_ms, params.assignment.reject_ms_max) = (0, 0);
             genesis.validators.truncate(VALIDATORS);
             genesis.provers.truncate(PROVERS);
             let deposit = params.assignment.prover_deposit;
@@ -107,8 +111,16 @@ impl Network {
         let mut adversary = Adversary::start(binary, &arguments, &log)?;
         let joined = adversary.event("the adversary in the network", MINUTE, |e| e["event"] == "joined")?;
         let peer = joined["peer_id"].as_str().context("peer_id")?.to_owned();
-        let mut network =
-            Self { cluster, adversary, cheater, honest, user, user_balance: Amount::ZERO, fees: Amount::ZERO };
+        let mut network = Self {
+            cluster,
+            adversary,
+            cheater,
+            honest,
+            user,
+            user_balance: Amount::ZERO,
+            fees: Amount::ZERO,
+            rejected: 0,
+        };
         for index in 0..VALIDATORS {
             let rpc = network.rpc(index)?;
             let what = format!("node {index} connected to the adversary");
@@ -200,7 +212,18 @@ impl Network {
         let cheater = self.cheater.to_string();
         ensure!(rejection["check"] == check && rejection["prover"] == cheater.as_str(), "not '{check}': {view}");
         self.by_somebody_honest(&view)?;
+        self.rejected += 1;
         Ok(view)
+    }
+
+    /// After a rejected claim the adversary is told until when its deposit stays; it has it still.
+    fn the_deposit_is_locked(&self) -> Result<()> {
+        let key = self.cluster.node(ADVERSARY)?.home.join("keys/account.key").display().to_string();
+        let rpc = self.cluster.node(1)?.rpc.clone();
+        let (code, answer, words) = self.cluster.cli().run(&["prover", "exit", "--key", &key, "--rpc", &rpc])?;
+        let told = format!("{answer} {words}");
+        ensure!(code != 0 && told.contains("deposit_locked") && told.contains("block time"), "{code}: {told}");
+        Ok(())
     }
 
     fn by_somebody_honest(&self, view: &Value) -> Result<()> {
@@ -222,7 +245,11 @@ impl Network {
             for prover in provers {
                 let deposit = self.cluster.genesis()?.params.assignment.prover_deposit;
                 ensure!(prover["deposit"] == deposit.to_string(), "{prover}");
-                ensure!(prover["ineligible_until_ms"].is_null(), "{prover}");
+                ensure!(prover["ineligible_until_ms"].is_null() && prover["barred_until_ms"].is_null(), "{prover}");
+                let cheater = prover["account"] == self.cheater.to_string();
+                let rejected = if cheater { self.rejected } else { 0 };
+                ensure!(prover["rejections"] == rejected, "{prover}");
+                ensure!(prover["locked_until_ms"].is_null() == (rejected == 0), "{prover}");
             }
         }
         for account in &self.honest {
@@ -273,6 +300,7 @@ fn claims_that_are_not_what_they_say_are_voted_down_by_the_failed_check() -> Res
     network.voted_down(quorum, "input")?;
     network.voted_down(prefix, "input")?;
     println!("all four jobs completed: {:.1} s", started.elapsed().as_secs_f64());
+    network.the_deposit_is_locked()?;
     network.nobody_punished(false)
 }
 

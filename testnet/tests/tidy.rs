@@ -40,6 +40,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("clap", &["opencl", "proofmesh", "testnet"]),
     ("getrandom", &["network", "engine", "proofmesh", "testnet"]),
     ("jsonrpsee*", &["proofmesh"]),
+    ("soketto", &["proofmesh"]),
     ("landlock", &["prover"]),
     ("libp2p*", &["network"]),
     ("ocl", &["opencl"]),

@@ -179,7 +179,9 @@ pub(crate) fn job_view(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<
         Some(JobError::ProgramFailed { reason, steps }) => Some(failure_text(*reason, *steps)),
         Some(JobError::AttemptsUsedUp { attempts }) => {
             let why = unproved_text(task(view, id)?.as_ref());
-            Some(format!("all {attempts} attempts were voided, rejected or declined; {why}"))
+            Some(format!(
+                "{attempts} attempts were declined by every prover, or voided for a prover's second time; {why}"
+            ))
         }
         None if job.status == JobStatus::Expired => {
             let why = unproved_text(task(view, id)?.as_ref());

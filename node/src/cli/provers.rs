@@ -16,7 +16,7 @@ pub(super) enum ProverCommand {
     Register(OfferArgs),
     /// Change what the prover takes.
     Update(OfferArgs),
-    /// Leave the provers; the deposit returns when no lease is open.
+    /// Leave the provers; the deposit returns when no lease is open. Refused for a time after a rejected claim.
     Exit(ExitArgs),
     /// The registered provers.
     List(ClientArgs),
@@ -87,7 +87,16 @@ fn list(context: &Context, args: &ClientArgs) -> Result<(), Failure> {
     let client = Client::of(&context.home, args)?;
     let provers: Value = block_on(client.call("prover_list", json!([])))?;
     context.out.answer(&provers, |_| {
-        let columns = ["account", "weight", "steps_max", "deposit", "ineligible_until_ms"];
+        let columns = [
+            "account",
+            "weight",
+            "steps_max",
+            "deposit",
+            "certified",
+            "ineligible_until_ms",
+            "barred_until_ms",
+            "locked_until_ms",
+        ];
         let rows: Vec<Vec<String>> = provers
             .as_array()
             .into_iter()

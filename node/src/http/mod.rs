@@ -1,17 +1,20 @@
 //! The one listener: JSON-RPC over HTTP and WebSocket, blobs, metrics and health.
 //!
-//! Bounds on what comes from outside: connections at once (one more is closed), time for a request's head and body, time
-//! that a write may stand still, bytes of a body, calls in a batch, calls a second and at once per client address,
-//! subscriptions per connection, uploaded bytes per client address. Errors have one form everywhere; see [`refusal`].
+//! Bounds on what comes from outside: connections at once (one more is closed), time for a request's head and body,
+//! time that a write may stand still, bytes of a body or a WebSocket message, calls in a batch, calls a second and at
+//! once per client address, subscriptions per connection, uploaded bytes per client address. Errors have one form
+//! everywhere, and the same bytes get the same one over HTTP and WebSocket; see [`refusal`].
 
 mod accept;
 mod blobs;
+mod frames;
 mod health;
 pub(crate) mod metrics;
 mod openmetrics;
 pub(crate) mod rate;
 pub(crate) mod refusal;
 mod router;
+mod socket;
 mod stall;
 
 #[cfg(test)]
@@ -31,7 +34,7 @@ use crate::failure::Failure;
 use metrics::EdgeMetrics;
 use rate::{Addresses, Limits};
 
-/// Largest body outside blobs, bytes.
+/// Largest body outside blobs, and largest WebSocket message, bytes.
 pub(crate) const BODY_MAX: usize = 1 << 20;
 /// Calls in a batch.
 pub(crate) const BATCH_MAX: usize = 10;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::BATCH_MAX;
+use super::{BATCH_MAX, BODY_MAX};
 
 /// Why a request was refused.
 #[derive(Clone, Debug)]
@@ -40,6 +40,12 @@ impl Refusal {
     pub(crate) fn not_json(error: &serde_json::Error) -> Self {
         let message = format!("the request is no JSON: {error}; send one JSON-RPC 2.0 call or a list of calls");
         Self::field("parse_error", "body", error, "a JSON-RPC 2.0 call or a list of calls", message)
+    }
+
+    /// A request that is too long.
+    pub(crate) fn too_large() -> Self {
+        let message = format!("a request has at most {BODY_MAX} bytes; programs and arguments go to PUT /v1/blobs");
+        Self::field("too_large", "body", "over the limit", BODY_MAX, message)
     }
 
     /// JSON that is no call, with the id that it may have; `None` for a call or a notification.

@@ -1,33 +1,26 @@
-//! Which path leads where, and JSON-RPC's way through: body read under limits here, calls by the module's tower service.
+//! Which path leads where, and JSON-RPC's way through over HTTP: body read under limits here, calls by the module's
+//! tower service. WebSocket connections go to [`socket`].
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Method, Request, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jsonrpsee::server::middleware::rpc::RpcServiceBuilder;
-use jsonrpsee::server::{
-    BatchRequestConfig, Methods, PingConfig, Server, ServerConfig, ServerHandle, StopHandle, TowerServiceBuilder,
-    stop_channel,
-};
-use jsonrpsee::types::Id;
-use serde_json::value::RawValue;
+use jsonrpsee::server::{BatchRequestConfig, Server, ServerConfig, ServerHandle, TowerServiceBuilder, stop_channel};
 use tokio::time::timeout;
 use tower::Service;
 
 use super::refusal::Refusal;
-use super::{BODY_MAX, BODY_TIMEOUT, Edge, SUBSCRIPTIONS_MAX, blobs, health, metrics};
+use super::socket::{self, Sessions};
+use super::{BODY_MAX, BODY_TIMEOUT, Edge, blobs, health, metrics};
 use crate::rpc;
+use crate::rpc::dispatch::{ANSWER_MAX, malformed};
 use crate::rpc::guard::GuardLayer;
-
-/// Largest answer, bytes: a receipt in hex with its envelope.
-const ANSWER_MAX: u32 = 72 << 20;
-/// Messages of a WebSocket connection that wait to be sent; then its calls wait.
-const WS_BUFFER: u32 = 64;
 
 /// JSON-RPC as a service.
 #[derive(Clone)]
@@ -36,8 +29,7 @@ struct RpcState {
         tower::layer::util::Stack<GuardLayer, tower::layer::util::Identity>,
         tower::layer::util::Identity,
     >,
-    methods: Methods,
-    stop: StopHandle,
+    sessions: Sessions,
 }
 
 /// All routes; the handle ends WebSocket sessions.
@@ -45,21 +37,20 @@ struct RpcState {
 /// # Errors
 /// When a method is registered twice.
 pub(super) fn router(edge: Arc<Edge>, connections: u32) -> Result<(Router, ServerHandle), rpc::RegisterError> {
-    let methods: Methods = rpc::module(Arc::clone(&edge))?.into();
+    let methods = rpc::module(Arc::clone(&edge))?.into();
     let (stop, handle) = stop_channel();
     let config = ServerConfig::builder()
         .max_request_body_size(u32::try_from(BODY_MAX).unwrap_or(u32::MAX))
         .max_response_body_size(ANSWER_MAX)
         .max_connections(connections)
-        .max_subscriptions_per_connection(SUBSCRIPTIONS_MAX)
+        .http_only()
         // Bounded by the body, and by the guard, whose refusal says more than the library's.
         .set_batch_request_config(BatchRequestConfig::Unlimited)
-        .set_message_buffer_capacity(WS_BUFFER)
-        .enable_ws_ping(PingConfig::new())
         .build();
-    let guard = RpcServiceBuilder::new().layer(GuardLayer::new(Arc::clone(&edge)));
-    let builder = Server::builder().set_config(config).set_rpc_middleware(guard).to_service_builder();
-    let state = RpcState { builder, methods, stop };
+    let guard = GuardLayer::new(Arc::clone(&edge));
+    let middleware = RpcServiceBuilder::new().layer(guard.clone());
+    let builder = Server::builder().set_config(config).set_rpc_middleware(middleware).to_service_builder();
+    let state = RpcState { builder, sessions: Sessions { methods, guard, stop } };
     let router = Router::new()
         .route("/", get(upgrade).post(call).with_state(state))
         .route("/v1/blobs", put(blobs::put))
@@ -96,32 +87,16 @@ async fn call(State(state): State<RpcState>, request: Request<Body>) -> Response
             let message = format!("the request's body did not come within {limit} s");
             return Refusal::field("timeout", "body", "unfinished", limit, message).into_response();
         }
-        Ok(Err(e)) if e.downcast_ref::<LengthLimitError>().is_some() => {
-            let message = format!("a request has at most {BODY_MAX} bytes; programs and arguments go to PUT /v1/blobs");
-            return Refusal::field("too_large", "body", "over the limit", BODY_MAX, message).into_response();
-        }
+        Ok(Err(e)) if e.downcast_ref::<LengthLimitError>().is_some() => return Refusal::too_large().into_response(),
         Ok(Err(e)) => return Refusal::new("invalid_body", format!("the body can't be read: {e}")).into_response(),
         Ok(Ok(collected)) => collected.to_bytes(),
     };
     if let Some((id, refusal)) = malformed(&bytes) {
         return refusal.answer_to(&id);
     }
-    serve(state, Request::from_parts(parts, Body::from(bytes))).await
-}
-
-/// A body that is no call and no batch of the right length. Calls inside a batch are looked at one by one later.
-fn malformed(bytes: &Bytes) -> Option<(Id<'static>, Refusal)> {
-    let nameless = |refusal| (Id::Null, refusal);
-    match bytes.trim_ascii_start().first() {
-        Some(b'[') => match serde_json::from_slice::<Vec<&RawValue>>(bytes) {
-            Ok(calls) => Refusal::batch(calls.len()).map(nameless),
-            Err(error) => Some(nameless(Refusal::not_json(&error))),
-        },
-        _ => match serde_json::from_slice::<&RawValue>(bytes) {
-            Ok(call) => Refusal::not_a_call(call.get()),
-            Err(error) => Some(nameless(Refusal::not_json(&error))),
-        },
-    }
+    // The library gives up looking for the beginning after so much white space.
+    let call = bytes.slice_ref(bytes.trim_ascii_start());
+    serve(state, Request::from_parts(parts, Body::from(call))).await
 }
 
 /// `GET /` with an upgrade: WebSocket.
@@ -131,11 +106,11 @@ async fn upgrade(State(state): State<RpcState>, request: Request<Body>) -> Respo
         return Refusal::field("invalid_method", "method", "GET", limit, "this is a JSON-RPC address".into())
             .into_response();
     }
-    serve(state, request).await
+    socket::upgrade(state.sessions, request)
 }
 
 async fn serve(state: RpcState, request: Request<Body>) -> Response {
-    let mut service = state.builder.build(state.methods, state.stop);
+    let mut service = state.builder.build(state.sessions.methods, state.sessions.stop);
     match service.call(request).await {
         Ok(response) => response.map(Body::new),
         Err(error) => Refusal::new("internal", format!("the call broke off: {error}")).into_response(),

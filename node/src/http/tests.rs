@@ -1,7 +1,8 @@
 //! The edge over real sockets, before a node of one validator.
 
+mod sockets;
+
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use engine::api::EngineHandle;
 use engine::{EngineConfig, ExecutorConfig};
@@ -313,115 +314,5 @@ async fn the_own_client_talks_to_it() {
     assert_eq!(refused.field.as_deref(), Some("bytes"));
     let (status, live) = client.get("/health/live").await.unwrap();
     assert_eq!((status, live), (200, json!({"alive": true})));
-    node.stop().await;
-}
-
-/// A WebSocket client that knows text frames, and nothing else.
-struct Socket(TcpStream);
-
-impl Socket {
-    async fn open(address: SocketAddr) -> Self {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let head = "GET / HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-            sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut answer = vec![];
-        while !answer.ends_with(b"\r\n\r\n") {
-            answer.push(stream.read_u8().await.unwrap());
-        }
-        assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
-        Self(stream)
-    }
-
-    async fn send(&mut self, value: &Value) {
-        let text = value.to_string().into_bytes();
-        let length = u16::try_from(text.len()).unwrap();
-        // FIN and text; masked, 16-bit length, a mask of zeros.
-        let mut frame = vec![0x81, 0x80 | 126];
-        frame.extend_from_slice(&length.to_be_bytes());
-        frame.extend_from_slice(&[0; 4]);
-        frame.extend_from_slice(&text);
-        self.0.write_all(&frame).await.unwrap();
-    }
-
-    async fn receive(&mut self) -> Value {
-        loop {
-            let kind = self.0.read_u8().await.unwrap() & 0x0f;
-            let length = match self.0.read_u8().await.unwrap() & 0x7f {
-                126 => usize::from(self.0.read_u16().await.unwrap()),
-                127 => usize::try_from(self.0.read_u64().await.unwrap()).unwrap(),
-                short => usize::from(short),
-            };
-            let mut body = vec![0; length];
-            self.0.read_exact(&mut body).await.unwrap();
-            if kind == 1 {
-                return serde_json::from_slice(&body).unwrap();
-            }
-        }
-    }
-
-    /// Calls and returns the answer, whatever else arrives before it.
-    async fn call(&mut self, id: u64, method: &str, params: Value) -> Value {
-        self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})).await;
-        loop {
-            let message = self.receive().await;
-            if message["id"] == id {
-                return message;
-            }
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn subscriptions_bring_heads_and_are_bounded() {
-    let node = Node::start(|_| ()).await;
-    let mut socket = Socket::open(node.address).await;
-    assert_eq!(socket.call(1, "chain_head", json!([])).await["result"]["chain_id"], "edge-test");
-    let first = socket.call(2, "chain_subscribeHeads", json!([])).await;
-    let subscription = first["result"].clone();
-    assert!(!subscription.is_null(), "{first}");
-    let mut heights = vec![];
-    while heights.len() < 2 {
-        let message = tokio::time::timeout(Duration::from_secs(20), socket.receive()).await.expect("a head in time");
-        if message["method"] == "chain_head" {
-            assert_eq!(message["params"]["subscription"], subscription);
-            heights.push(message["params"]["result"]["height"].as_u64().unwrap());
-        }
-    }
-    assert!(heights[0] < heights[1]);
-    for id in 3..34 {
-        let made = socket.call(id, "job_subscribe", json!([])).await;
-        assert!(made["error"].is_null(), "{made}");
-    }
-    let one_more = socket.call(99, "job_subscribe", json!([])).await;
-    assert_eq!(one_more["error"]["code"], -32028, "{one_more}");
-    assert_eq!(one_more["error"]["data"]["limit"], "32");
-    let wrong = socket.call(100, "job_subscribe", json!(["xyz"])).await;
-    assert!(!wrong["error"].is_null());
-    let mut other = Socket::open(node.address).await;
-    for (sent, code) in
-        [(batch(11), "batch_too_large"), ("[]".into(), "invalid_request"), ("[5]".into(), "invalid_request")]
-    {
-        other.send(&serde_json::from_str(&sent).unwrap()).await;
-        let answer = other.receive().await;
-        let error = if answer.is_array() { &answer[0]["error"] } else { &answer["error"] };
-        assert_eq!(error["data"]["code"], code, "{answer}");
-        assert!(error["data"]["limit"].is_string(), "{answer}");
-    }
-    let ended = socket.call(101, "chain_unsubscribeHeads", json!([subscription])).await;
-    assert_eq!(ended["result"], true);
-    node.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn connections_are_bounded() {
-    let node = Node::start(|config| config.rpc.connections_max = 2).await;
-    let one = Socket::open(node.address).await;
-    let two = Socket::open(node.address).await;
-    let mut third = TcpStream::connect(node.address).await.unwrap();
-    let mut answer = vec![];
-    let read = tokio::time::timeout(Duration::from_secs(10), third.read_to_end(&mut answer)).await;
-    assert!(read.is_ok() && answer.is_empty(), "the third connection is closed at once");
-    drop((one, two));
     node.stop().await;
 }

@@ -3,6 +3,7 @@
 //! Parameters come by position or by name. Hashes and keys are lower-case hex, felts 0x-hex, amounts decimal strings,
 //! heights and times numbers.
 
+pub(crate) mod dispatch;
 pub(crate) mod guard;
 mod methods;
 mod params;

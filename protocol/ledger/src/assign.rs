@@ -3,7 +3,17 @@
 //! Candidates are the provers registered at the job's submission (the job keeps a snapshot of them); their order is
 //! weighted rendezvous hashing over (job, task, attempt, seed), where the seed is that of the block after the
 //! submission, so that a submitter can't choose its prover. Provers whose leases lapsed shortly before, and those whose
-//! claim for this very task was voided, stand behind all others, never outside, so that a task can't be left without anyone.
+//! claim for this very task was voided, stand behind all others, never outside, so that a task can't be left without
+//! anyone. A prover whose claim was rejected is outside for this task, and barred from every other for a time that grows.
+//!
+//! # Contested tasks
+//!
+//! Registering costs a deposit that returns, so somebody may register provers only to spoil a job with bad claims or with
+//! proofs whose bytes nobody gets. After [`CONTESTED_AFTER`](crate::limits::CONTESTED_AFTER) claims without a certificate
+//! the order changes: first those with certified work at the submission, by its order of magnitude, then the others; among
+//! equals the draw decides. Work counts since the last rejected claim, so whoever wants to stand in front of a prover of a
+//! thousand claims has to have hundreds certified for every single bad one. Where nobody has certified work, the draw alone
+//! decides, as before.
 //!
 //! # The hash, exactly
 //!
@@ -19,8 +29,8 @@
 //! takes the steps, also one that registered later. A prover that declines leaves the order, and the next rank takes
 //! its place at once.
 
-use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BTreeSet};
 
 use types::codec::encode_body;
 use types::ids::{Digest, JobId, TimeMs};
@@ -51,6 +61,8 @@ pub struct Assignment {
     pub order: Vec<PublicKey>,
     /// Provers that may come in only when everyone may.
     pub latecomers: BTreeSet<PublicKey>,
+    /// Those of the latecomers that a rejected claim, of any task, keeps from committing, and until when.
+    pub barred: BTreeMap<PublicKey, TimeMs>,
     /// Provers that declined this attempt, or whose claim for this task was rejected.
     pub out: BTreeSet<PublicKey>,
     /// When the first window began.
@@ -104,7 +116,8 @@ impl Assignment {
             None => WINDOW_RANKS.len(),
         };
         let wait = self.window_ms.saturating_mul(u64::try_from(windows_before).unwrap_or(u64::MAX));
-        Some(self.window_start.plus(wait))
+        let from = self.window_start.plus(wait);
+        Some(self.barred.get(prover).map_or(from, |until| from.max(*until)))
     }
 
     /// Whether the prover may commit a claim at `now` (block time). Once it may, it may until the attempt ends.
@@ -146,26 +159,39 @@ pub(crate) fn order_of(
     let registered = state::provers(view)?;
     let rejected = of_task.rejections.iter().filter(|r| r.check.is_some());
     let out: BTreeSet<_> = of_task.declines.keys().copied().chain(rejected.map(|r| r.prover)).collect();
-    let behind: BTreeSet<_> = of_task.rejections.iter().filter(|r| r.check.is_none()).map(|r| r.prover).collect();
+    let voided: BTreeSet<_> = of_task.rejections.iter().filter(|r| r.check.is_none()).map(|r| r.prover).collect();
+    // Whether a bar holds is asked for the beginning of the attempt: time alone then changes nothing in the order.
+    let barred: BTreeMap<_, _> = registered
+        .iter()
+        .filter(|(_, p)| p.barred_until > of_task.window_start)
+        .map(|(key, p)| (*key, p.barred_until))
+        .collect();
     // A prover that leaves keeps only the turn it holds.
     let stays = |key: &PublicKey, exiting: bool| !exiting || of_task.lease.is_some_and(|l| l.prover == *key);
     let here: BTreeSet<_> = registered.iter().filter(|(key, p)| stays(key, p.exiting)).map(|(key, _)| *key).collect();
     let mut candidates = state::snapshot(view, &record.snapshot)?.entries;
     candidates.retain(|c| c.steps_max >= record.spec.max_steps && here.contains(&c.prover));
     let known: BTreeSet<_> = candidates.iter().map(|c| c.prover).collect();
-    candidates.retain(|c| !out.contains(&c.prover));
+    candidates.retain(|c| !out.contains(&c.prover) && !barred.contains_key(&c.prover));
+    // A claim rejected since the submission took the work away; what was certified since gives none for this job.
+    let graded: BTreeMap<_, _> = registered.iter().map(|(key, p)| (*key, p.grade())).collect();
     for candidate in &mut candidates {
-        candidate.lapsed |= behind.contains(&candidate.prover);
+        candidate.grade = candidate.grade.min(graded.get(&candidate.prover).copied().unwrap_or(0));
     }
-    let latecomers = registered.iter().filter(|(key, p)| {
-        p.steps_max >= record.spec.max_steps && !p.exiting && !known.contains(key) && !out.contains(key)
-    });
+    let latecomers: BTreeSet<_> = registered
+        .iter()
+        .filter(|(key, p)| p.steps_max >= record.spec.max_steps && !p.exiting && !out.contains(key))
+        .map(|(key, _)| *key)
+        .filter(|key| barred.contains_key(key) || !known.contains(key))
+        .collect();
+    let place = Place { job, task, attempt: of_task.attempt, seed: &seed, contested: of_task.contested() };
     Ok(Some(Assignment {
         job: *job,
         task,
         attempt: of_task.attempt,
-        order: rendezvous(&candidates, job, task, of_task.attempt, &seed),
-        latecomers: latecomers.map(|(key, _)| *key).collect(),
+        order: rendezvous(&candidates, &voided, &place),
+        barred: barred.into_iter().filter(|(key, _)| latecomers.contains(key)).collect(),
+        latecomers,
         out,
         window_start: of_task.window_start,
         window_ms: window_ms(&params.assignment, record.spec.max_steps),
@@ -178,8 +204,21 @@ pub fn window_ms(params: &params::Assignment, max_steps: u64) -> u64 {
     params.window_ms.saturating_add(u64::try_from(extra).unwrap_or(u64::MAX))
 }
 
+/// What a draw is for.
+struct Place<'a> {
+    job: &'a JobId,
+    task: u32,
+    attempt: u32,
+    seed: &'a Digest,
+    contested: bool,
+}
+
+/// What goes before the draw, the smaller first. No voided claim for this task and certified work, where the task is
+/// contested; neither lapses nor a voided claim; more of that work, where the task is contested.
+type Class = (bool, bool, bool, Reverse<u8>);
+
 struct Draw {
-    lapsed: bool,
+    class: Class,
     cost: u128,
     weight: u128,
     hash: [u8; 32],
@@ -191,16 +230,19 @@ impl Draw {
         // cost / weight < other.cost / other.weight without division; costs are below 2^47, weights at most 1,000.
         let (mine, theirs) = (self.cost.saturating_mul(other.weight), other.cost.saturating_mul(self.weight));
         let tie = || self.hash.cmp(&other.hash).then_with(|| self.prover.cmp(&other.prover));
-        self.lapsed.cmp(&other.lapsed).then(mine.cmp(&theirs)).then_with(tie)
+        self.class.cmp(&other.class).then(mine.cmp(&theirs)).then_with(tie)
     }
 }
 
-fn rendezvous(candidates: &[SnapshotEntry], job: &JobId, task: u32, attempt: u32, seed: &Digest) -> Vec<PublicKey> {
-    let place = encode_body(&(job, task, attempt, seed));
+fn rendezvous(candidates: &[SnapshotEntry], voided: &BTreeSet<PublicKey>, place: &Place<'_>) -> Vec<PublicKey> {
+    let bytes = encode_body(&(place.job, place.task, place.attempt, place.seed));
     let draw = |c: &SnapshotEntry| {
-        let hash = hash_parts("proofmesh assignment v1", &[&place, c.prover.as_bytes()]);
+        let hash = hash_parts("proofmesh assignment v1", &[&bytes, c.prover.as_bytes()]);
         let head = hash.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
-        Draw { lapsed: c.lapsed, cost: neg_log2(head), weight: u128::from(c.weight.max(1)), hash, prover: c.prover }
+        let grade = if place.contested { c.grade } else { 0 };
+        let (contested, voided) = (place.contested, voided.contains(&c.prover));
+        let class = (contested && voided, contested && grade == 0, c.lapsed || voided, Reverse(grade));
+        Draw { class, cost: neg_log2(head), weight: u128::from(c.weight.max(1)), hash, prover: c.prover }
     };
     let mut draws: Vec<_> = candidates.iter().map(draw).collect();
     draws.sort_by(Draw::compare);
@@ -232,7 +274,13 @@ mod tests {
     use super::*;
 
     fn entry(n: u8, weight: u32, lapsed: bool) -> SnapshotEntry {
-        SnapshotEntry { prover: PublicKey::new([n; 32]), weight, steps_max: 1, lapsed }
+        SnapshotEntry { prover: PublicKey::new([n; 32]), weight, steps_max: 1, lapsed, grade: 0 }
+    }
+
+    fn drawn(candidates: &[SnapshotEntry], job: u8, attempt: u32, seed: [u8; 32]) -> Vec<PublicKey> {
+        let (job, seed) = (JobId::new([job; 32]), Digest::new(seed));
+        let place = Place { job: &job, task: 0, attempt, seed: &seed, contested: false };
+        rendezvous(candidates, &BTreeSet::new(), &place)
     }
 
     #[test]
@@ -255,7 +303,7 @@ mod tests {
         for i in 0..rounds {
             let mut seed = [0; 32];
             seed[..4].copy_from_slice(&i.to_le_bytes());
-            let order = rendezvous(&candidates, &JobId::new([7; 32]), 0, 0, &Digest::new(seed));
+            let order = drawn(&candidates, 7, 0, seed);
             *first.entry(order[0]).or_insert(0u32) += 1;
             *second.entry(order[1]).or_insert(0u32) += 1;
         }
@@ -282,8 +330,7 @@ mod tests {
     #[test]
     fn order_is_independent_of_input_order_and_lapsed_come_last() {
         let mut candidates: Vec<_> = (1..=20u8).map(|n| entry(n, 1, n % 3 == 0)).collect();
-        let draw =
-            |c: &[SnapshotEntry], attempt| rendezvous(c, &JobId::new([1; 32]), 0, attempt, &Digest::new([2; 32]));
+        let draw = |c: &[SnapshotEntry], attempt| drawn(c, 1, attempt, [2; 32]);
         let order = draw(&candidates, 0);
         assert!(order[..14].iter().all(|p| p.as_bytes()[0] % 3 != 0));
         assert!(order[14..].iter().all(|p| p.as_bytes()[0] % 3 == 0));
@@ -308,6 +355,7 @@ mod tests {
             attempt: 0,
             order: order.clone(),
             latecomers: [late].into(),
+            barred: BTreeMap::new(),
             out: [gone].into(),
             window_start: TimeMs(1_000),
             window_ms: 10,
@@ -328,7 +376,39 @@ mod tests {
                 && !a.may_prove(&late, TimeMs(1_039))
                 && !a.may_prove(&gone, TimeMs(9_999))
         );
-        let empty = Assignment { order: vec![], ..a };
+        let empty = Assignment { order: vec![], ..a.clone() };
         assert!(empty.may_prove(&late, TimeMs(1_000)));
+        for (barred, from) in [(1_005, 1_040), (1_500, 1_500)] {
+            let a = Assignment { barred: [(late, TimeMs(barred))].into(), ..a.clone() };
+            assert_eq!(a.starts_at(&late), Some(TimeMs(from)));
+        }
+    }
+
+    #[test]
+    fn a_contested_task_asks_for_certified_work_first() {
+        // Keys 1 to 6 without work, 7 to 12 with some, 13 and 14 with more; every third has lapsed; 4, 7, 13 were voided.
+        let grade = |n: u8| [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 5, 5][usize::from(n) - 1];
+        let candidates: Vec<_> =
+            (1..=14u8).map(|n| SnapshotEntry { grade: grade(n), ..entry(n, 1, n % 3 == 0) }).collect();
+        let voided = [4, 7, 13].map(|n| PublicKey::new([n; 32])).into();
+        let mut first = BTreeSet::new();
+        for i in 0..32u8 {
+            let (job, seed) = (JobId::new([1; 32]), Digest::new([i; 32]));
+            let place = |contested| Place { job: &job, task: 0, attempt: 3, seed: &seed, contested };
+            let order = rendezvous(&candidates, &voided, &place(true));
+            let class = |p: &PublicKey| {
+                let (n, voided) = (p.as_bytes()[0], voided.contains(p));
+                (voided, grade(n) == 0, voided || n % 3 == 0, Reverse(grade(n)))
+            };
+            let classes: Vec<_> = order.iter().map(class).collect();
+            assert!(classes.is_sorted(), "{classes:?}");
+            assert_eq!(order[0].as_bytes()[0], 14);
+            first.insert(order[1].as_bytes()[0]);
+            // Without a dispute nobody's past counts but what it did to this task, and lapses.
+            let order = rendezvous(&candidates, &voided, &place(false));
+            let plain: Vec<_> = candidates.iter().map(|c| SnapshotEntry { grade: 0, ..*c }).collect();
+            assert_eq!(order, rendezvous(&plain, &voided, &place(false)));
+        }
+        assert_eq!(first, [8, 10, 11].into(), "among equals the draw decides");
     }
 }

@@ -97,6 +97,8 @@ codes! {
     NotEligible = "not_eligible",
     /// Registered already.
     Registered = "already_registered",
+    /// The deposit is locked after a rejected claim.
+    DepositLocked = "deposit_locked",
     /// Not registered.
     NotRegistered = "not_registered",
     /// More than one third of the power would change in one block, or a bound of the set would break.

@@ -13,7 +13,7 @@ use crate::assign::{self, Assignment};
 use crate::error::StateError;
 use crate::query;
 use crate::state;
-use crate::state::records::{JobRecord, TaskRecord, TaskState};
+use crate::state::records::{JobRecord, ProverRecord, TaskRecord, TaskState};
 
 /// What a task waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -52,6 +52,11 @@ pub enum Waiting {
         /// When.
         at_ms: TimeMs,
     },
+    /// The end of a bar: every prover that takes the steps had a claim rejected shortly before.
+    Barred {
+        /// When the first of them may commit.
+        until_ms: TimeMs,
+    },
     /// A prover that takes the steps: none is registered.
     NoProver {
         /// Declared steps.
@@ -79,6 +84,11 @@ pub enum Standing {
     Rejected {
         /// The check that failed.
         check: Check,
+    },
+    /// A claim of it for another task was rejected: it may commit from then on.
+    Barred {
+        /// When.
+        until_ms: TimeMs,
     },
     /// It takes fewer steps than declared.
     Steps {
@@ -109,8 +119,12 @@ pub struct TaskExplained {
     pub index: u32,
     /// Attempt.
     pub attempt: u32,
-    /// Attempts after which the job fails.
+    /// Ended attempts that count: declined by everyone, or voided for a prover's second time.
+    pub attempts_counted: u32,
+    /// Number of those after which the job fails.
     pub attempts_max: u32,
+    /// Whether so many claims got no certificate that provers with certified work come first.
+    pub contested: bool,
     /// What it waits for.
     pub waiting: Waiting,
     /// The registered provers and those that had a part, ranks first.
@@ -141,10 +155,14 @@ pub struct JobExplained {
 pub struct ProverExplained {
     /// Who.
     pub prover: PublicKey,
-    /// `not_registered`, `leaving`, `no_jobs`, `waiting` or `eligible`.
+    /// `not_registered`, `leaving`, `barred`, `no_jobs`, `waiting` or `eligible`.
     pub state: &'static str,
     /// Until when lapsed leases put it behind all others.
     pub behind_until_ms: Option<TimeMs>,
+    /// Until when it may commit nothing, after a rejected claim.
+    pub barred_until_ms: Option<TimeMs>,
+    /// Until when its deposit stays, after a rejected claim.
+    pub locked_until_ms: Option<TimeMs>,
     /// Tasks of running jobs and what it may do about each.
     pub tasks: Vec<ProverTask>,
     /// The same in a sentence.
@@ -182,6 +200,7 @@ fn standing(
     }
     Ok(match (a.starts_at(prover), state::prover(view, prover)?) {
         (Some(from), _) if from <= now => Standing::May,
+        (Some(from), _) if a.barred.get(prover) == Some(&from) => Standing::Barred { until_ms: from },
         (Some(at_ms), _) => Standing::From { at_ms },
         (None, None) => Standing::NotRegistered,
         (None, Some(p)) if p.steps_max < job.spec.max_steps => Standing::Steps { steps_max: p.steps_max },
@@ -209,11 +228,16 @@ fn waiting(
     if let Some(at_ms) = task.retry_at {
         return Ok(Waiting::Retry { at_ms });
     }
-    if let Some(lease) = task.lease.filter(|l| l.until > now) {
+    // Who was barred for another task in the meantime has no turn here any more.
+    if let Some(lease) = task.lease.filter(|l| l.until > now && a.may_prove(&l.prover, now)) {
         return Ok(Waiting::Turn { prover: lease.prover, until_ms: lease.until });
     }
     if a.order.is_empty() && a.latecomers.is_empty() {
         return Ok(Waiting::NoProver { max_steps: job.spec.max_steps });
+    }
+    let first = a.latecomers.iter().filter_map(|p| a.starts_at(p)).min();
+    if let Some(until_ms) = first.filter(|from| a.order.is_empty() && *from > now) {
+        return Ok(Waiting::Barred { until_ms });
     }
     Ok(Waiting::Claim { eligible: a.eligible_at(now).len(), next_window_ms: a.window_at(now).ends })
 }
@@ -236,6 +260,9 @@ fn sentence(waiting: &Waiting, now: TimeMs) -> String {
             format!("validators check the claim of prover {}, {} s left", prover.short(), seconds(until_ms))
         }
         Waiting::Retry { at_ms } => format!("every prover declined; the next attempt begins in {} s", seconds(at_ms)),
+        Waiting::Barred { until_ms } => {
+            format!("claims of every prover that takes it were rejected; the first may try in {} s", seconds(until_ms))
+        }
         Waiting::NoProver { max_steps } => {
             format!("no registered prover takes {max_steps} steps; lower max_steps or wait for one")
         }
@@ -271,8 +298,22 @@ pub fn job(view: &dyn KvRead, id: &JobId, now: TimeMs) -> Result<Option<JobExpla
             }
         }
         let waiting = waiting(view, &job, &task, order.as_ref(), now)?;
-        let text = sentence(&waiting, now);
-        tasks.push(TaskExplained { index, attempt: task.attempt, attempts_max, waiting, candidates, text });
+        let contested = task.contested() && !job.status.is_terminal();
+        let mut text = sentence(&waiting, now);
+        if contested {
+            let claims = task.rejections.len();
+            text.push_str(&format!("; {claims} claims got no certificate, so provers with certified work come first"));
+        }
+        tasks.push(TaskExplained {
+            index,
+            attempt: task.attempt,
+            attempts_counted: task.counted,
+            attempts_max,
+            contested,
+            waiting,
+            candidates,
+            text,
+        });
     }
     Ok(Some(JobExplained {
         job_id: *id,
@@ -290,7 +331,9 @@ pub fn job(view: &dyn KvRead, id: &JobId, now: TimeMs) -> Result<Option<JobExpla
 /// [`StateError`].
 pub fn prover(view: &dyn KvRead, prover: &PublicKey, now: TimeMs) -> Result<ProverExplained, StateError> {
     let record = state::prover(view, prover)?;
-    let behind_until_ms = record.map(|p| p.ineligible_until).filter(|until| *until > now);
+    let ahead = |until: fn(&ProverRecord) -> TimeMs| record.as_ref().map(until).filter(|until| *until > now);
+    let behind_until_ms = ahead(|p| p.ineligible_until);
+    let (barred_until_ms, locked_until_ms) = (ahead(|p| p.barred_until), ahead(|p| p.locked_until));
     let mut tasks = Vec::new();
     for id in query::live_jobs(view)? {
         let Some(job) = state::job(view, &id)? else { continue };
@@ -309,6 +352,14 @@ pub fn prover(view: &dyn KvRead, prover: &PublicKey, now: TimeMs) -> Result<Prov
     let (state, text) = match record {
         None => ("not_registered", "not registered as a prover: send a registration".to_owned()),
         Some(p) if p.exiting => ("leaving", "leaving: gets no new work".to_owned()),
+        Some(p) if may == 0 && barred_until_ms.is_some() => {
+            let (n, until, free) = (p.rejections, p.barred_until, p.locked_until);
+            let text = format!(
+                "{n} of its claims were rejected: it may commit none before block time {until}, and its deposit is free \
+                 at {free}; find out what makes the proofs bad before then"
+            );
+            ("barred", text)
+        }
         Some(_) if may > 0 => ("eligible", format!("may prove {may} tasks now")),
         Some(_) if tasks.is_empty() => ("no_jobs", "no job is running".to_owned()),
         Some(_) => (
@@ -316,5 +367,5 @@ pub fn prover(view: &dyn KvRead, prover: &PublicKey, now: TimeMs) -> Result<Prov
             format!("{} tasks are running; others have the turn, or they are not for this prover", tasks.len()),
         ),
     };
-    Ok(ProverExplained { prover: *prover, state, behind_until_ms, tasks, text })
+    Ok(ProverExplained { prover: *prover, state, behind_until_ms, barred_until_ms, locked_until_ms, tasks, text })
 }

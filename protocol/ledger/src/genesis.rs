@@ -73,17 +73,7 @@ pub fn build(genesis: &Genesis) -> Result<GenesisState, GenesisError> {
         count(v.stake);
     }
     for p in &genesis.provers {
-        let record = ProverRecord {
-            weight: p.weight,
-            steps_max: p.steps_max,
-            deposit: p.deposit,
-            lapses: 0,
-            ineligible_until: types::ids::TimeMs(0),
-            registered: Height(0),
-            exiting: false,
-            open: 0,
-        };
-        state.put(keys::prover(&p.account), &record);
+        state.put(keys::prover(&p.account), &ProverRecord::new(p.weight, p.steps_max, p.deposit, Height(0)));
         count(p.deposit);
     }
     for (key, account) in &accounts {

@@ -18,9 +18,16 @@ pub const EVIDENCE_PER_BLOCK_MAX: usize = 16;
 pub const CERTIFY_PER_BLOCK_MAX: usize = 128;
 /// Block times are kept for one height in this many, for the age of evidence.
 pub const TIME_GROUP: u64 = 64;
-/// Declines kept for one attempt. Provers come and go, so their number at one time does not bound this; with it and the
-/// parameter `attempts_max` (at most 1,000) a task's record stays below 80 KiB.
+/// Declines kept for one attempt. Provers come and go, so their number at one time does not bound this; with it and
+/// [`REJECTIONS_MAX`] a task's record stays below 80 KiB.
 pub const DECLINES_MAX: usize = 1_024;
+/// Claims without a certificate that a task remembers; then the oldest voided one is forgotten, and without one the
+/// oldest. While `lock_ms` is longer than a job's life a rejected prover can't make room for another, so at most
+/// [`PROVERS_MAX`] entries are of rejected claims, and none of those is ever forgotten.
+pub const REJECTIONS_MAX: usize = 1_000;
+/// Claims without a certificate after which a task is contested: provers with certified work to lose come first. More
+/// than one, because a claim may be voided by a bad connection; few, because each costs the job's sender time.
+pub const CONTESTED_AFTER: usize = 2;
 /// Records read by one page of a list.
 pub const PAGE_SCAN_MAX: usize = 1_000;
 /// Entries of one page of a list.

@@ -115,6 +115,14 @@ pub struct ProverView {
     pub lapses: u32,
     /// Until when it stands behind all others.
     pub ineligible_until_ms: TimeMs,
+    /// Claims certified since it registered, or since the last one that was rejected.
+    pub certified: u32,
+    /// Claims rejected, each before the deposit was free again after the one before.
+    pub rejections: u32,
+    /// Until when it may commit nothing, after a rejected claim.
+    pub barred_until_ms: TimeMs,
+    /// Until when its deposit stays, after a rejected claim.
+    pub locked_until_ms: TimeMs,
     /// Whether it leaves.
     pub exiting: bool,
     /// Leases held and claims in voting.
@@ -392,6 +400,10 @@ pub fn provers(view: &dyn KvRead) -> Result<Vec<ProverView>, StateError> {
         deposit: p.deposit,
         lapses: p.lapses,
         ineligible_until_ms: p.ineligible_until,
+        certified: p.certified,
+        rejections: p.rejections,
+        barred_until_ms: p.barred_until,
+        locked_until_ms: p.locked_until,
         exiting: p.exiting,
         open: p.open,
     });

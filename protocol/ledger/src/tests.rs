@@ -4,4 +4,5 @@
 mod blocks;
 mod jobs;
 mod properties;
+mod rejected;
 mod sets;

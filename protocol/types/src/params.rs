@@ -90,7 +90,17 @@ pub struct Assignment {
     pub lapse_ms: u64,
     /// Longest ineligibility.
     pub lapse_ms_max: u64,
-    /// Attempts (voided, rejected or lapsed) after which a task, and so its job, fails.
+    /// A prover whose claim was rejected may commit nothing for this long; doubles with each further rejection, see
+    /// `reject_ms_max`.
+    pub reject_ms: u64,
+    /// Longest such time, at most `lock_ms`: nobody leaves it by leaving.
+    pub reject_ms_max: u64,
+    /// The deposit of a prover stays locked for this long after a rejected claim, so that provers that are thrown away
+    /// bind credits. It always returns.
+    pub lock_ms: u64,
+    /// Attempts after which a task, and so its job, fails. Counted are those that every prover declined, and voided ones
+    /// whose prover had a claim for the task voided before. Rejected ones are not: they cost the prover its deposit for
+    /// `lock_ms` and end with the job's deadline, so nobody can use up a job's attempts with provers to throw away.
     pub attempts_max: u32,
 }
 
@@ -127,6 +137,9 @@ impl Params {
                 prover_deposit: Amount(10_000),
                 lapse_ms: 30_000,
                 lapse_ms_max: 3_600_000,
+                reject_ms: 600_000,
+                reject_ms_max: 24 * 3_600_000,
+                lock_ms: 7 * 24 * 3_600_000,
                 attempts_max: 16,
             },
             voting_ms: 60_000,
@@ -186,7 +199,13 @@ impl Params {
         if self.slash_permille > 1_000 {
             return bad("params.slash_permille", u64::from(self.slash_permille), "at most 1000");
         }
-        // The ledger keeps one entry per rejected attempt in a task's record.
+        let a = &self.assignment;
+        if a.reject_ms > a.reject_ms_max {
+            return bad("params.assignment.reject_ms", a.reject_ms, "at most reject_ms_max");
+        }
+        if a.reject_ms_max > a.lock_ms {
+            return bad("params.assignment.reject_ms_max", a.reject_ms_max, "at most lock_ms");
+        }
         if self.assignment.attempts_max == 0 || self.assignment.attempts_max > 1_000 {
             return bad(
                 "params.assignment.attempts_max",

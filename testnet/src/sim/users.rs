@@ -56,6 +56,9 @@ pub(crate) fn genesis(nodes: usize) -> Genesis {
             window_ms_per_megastep: 100,
             lapse_ms: 500,
             lapse_ms_max: 2_000,
+            reject_ms: 500,
+            reject_ms_max: 2_000,
+            lock_ms: 10_000,
             ..Params::standard().assignment
         },
         voting_ms: 2_500,

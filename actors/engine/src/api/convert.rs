@@ -101,6 +101,9 @@ fn standing(standing: &Standing, now: TimeMs) -> String {
         Standing::From { at_ms } => format!("may commit a claim in {} ms of block time", at_ms.since(now)),
         Standing::Declined { reason } => format!("declined this attempt: {reason:?}").to_lowercase(),
         Standing::Rejected { check } => format!("its claim was rejected: check {check} failed"),
+        Standing::Barred { until_ms } => {
+            format!("a claim of it was rejected: may commit in {} ms of block time", until_ms.since(now))
+        }
         Standing::Steps { steps_max } => format!("takes at most {steps_max} steps"),
         Standing::Leaving => "is leaving".into(),
         Standing::NotRegistered => "is not registered".into(),
@@ -108,12 +111,17 @@ fn standing(standing: &Standing, now: TimeMs) -> String {
 }
 
 pub(super) fn prover(p: &query::ProverView, now: TimeMs) -> ProverView {
+    let ahead = |until: TimeMs| (until > now).then_some(until);
     ProverView {
         account: p.prover,
         weight: p.weight,
         steps_max: p.steps_max,
         deposit: p.deposit,
-        ineligible_until_ms: (p.ineligible_until_ms > now).then_some(p.ineligible_until_ms),
+        ineligible_until_ms: ahead(p.ineligible_until_ms),
+        certified: p.certified,
+        rejections: p.rejections,
+        barred_until_ms: ahead(p.barred_until_ms),
+        locked_until_ms: ahead(p.locked_until_ms),
     }
 }
 

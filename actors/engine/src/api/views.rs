@@ -229,8 +229,16 @@ pub struct ProverView {
     pub steps_max: u64,
     /// Deposit locked.
     pub deposit: Amount,
-    /// Not eligible until this block time, after lapsed leases.
+    /// Behind all others until this block time, after lapsed leases.
     pub ineligible_until_ms: Option<TimeMs>,
+    /// Claims certified since it registered, or since the last one that was rejected.
+    pub certified: u32,
+    /// Claims rejected, each before the deposit was free again after the one before.
+    pub rejections: u32,
+    /// May commit nothing until this block time, after a rejected claim.
+    pub barred_until_ms: Option<TimeMs>,
+    /// The deposit stays until this block time, after a rejected claim.
+    pub locked_until_ms: Option<TimeMs>,
 }
 
 /// This node's own prover.

@@ -73,6 +73,7 @@ impl Exec<'_> {
             TimerKind::Retry(id, index, attempt) => self.retry(&id, index, attempt),
             TimerKind::Unbond(key) => self.unbond(&key),
             TimerKind::Prune(id) => self.prune(&id),
+            TimerKind::Leave(key) => self.leaves(&key),
         }
     }
 
@@ -112,9 +113,12 @@ impl Exec<'_> {
         }
         let prover = commit.prover;
         self.release(&prover)?;
-        task.rejections.push(Rejection { attempt, prover, check: None });
+        // Provers that nobody knows could use up the attempts by claims whose bytes they never serve. One void claim
+        // each is free: the second comes only after every other prover had its turn.
+        let counts = task.voided(&prover);
+        task.remember(Rejection { attempt, prover, check: None });
         self.events.push(Event::AttemptVoided { job: *id, task: index, attempt });
-        self.next_attempt(id, job, index, task)
+        self.next_attempt(id, job, index, task, counts)
     }
 
     fn retry(&mut self, id: &JobId, index: u32, attempt: u32) -> Result<(), StateError> {
@@ -124,7 +128,7 @@ impl Exec<'_> {
             return Ok(());
         }
         self.events.push(Event::AttemptVoided { job: *id, task: index, attempt });
-        self.next_attempt(id, job, index, task)
+        self.next_attempt(id, job, index, task, true)
     }
 
     fn unbond(&mut self, key: &PublicKey) -> Result<(), StateError> {

@@ -93,6 +93,7 @@ impl Exec<'_> {
         let task = TaskRecord {
             kind: TaskKind::Prove,
             attempt: 0,
+            counted: 0,
             state: TaskState::Unseeded,
             window_start: now,
             lease: None,
@@ -149,7 +150,8 @@ impl Exec<'_> {
         for (prover, p) in state::provers(&self.st)? {
             if !p.exiting {
                 let lapsed = p.ineligible_until > self.ctx.time;
-                entries.push(SnapshotEntry { prover, weight: p.weight, steps_max: p.steps_max, lapsed });
+                let (weight, steps_max, grade) = (p.weight, p.steps_max, p.grade());
+                entries.push(SnapshotEntry { prover, weight, steps_max, lapsed, grade });
             }
         }
         let snapshot = Snapshot { entries };

@@ -61,19 +61,21 @@ impl Exec<'_> {
         Ok(())
     }
 
-    /// After an attempt that decided nothing: the next one, or the job's end.
+    /// After an attempt that decided nothing: the next one, or the job's end. `counts`: against `attempts_max`.
     pub(super) fn next_attempt(
         &mut self,
         id: &JobId,
         job: JobRecord,
         index: u32,
         mut task: TaskRecord,
+        counts: bool,
     ) -> Result<(), StateError> {
         task.attempt = task.attempt.saturating_add(1);
+        task.counted = task.counted.saturating_add(u32::from(counts));
         task.state = TaskState::Open;
         self.st.put(keys::task(id, index), &task);
-        if task.attempt >= self.ctx.params.assignment.attempts_max {
-            return self.end_job(id, job, JobStatus::Failed, Some(JobError::AttemptsUsedUp { attempts: task.attempt }));
+        if task.counted >= self.ctx.params.assignment.attempts_max {
+            return self.end_job(id, job, JobStatus::Failed, Some(JobError::AttemptsUsedUp { attempts: task.counted }));
         }
         if job.deadline <= self.ctx.time {
             return self.end_job(id, job, JobStatus::Expired, None);
@@ -135,6 +137,9 @@ impl Exec<'_> {
         }
         if !order.may_prove(sender, now) {
             let limit = match order.starts_at(sender) {
+                Some(from) if order.barred.contains_key(sender) => {
+                    format!("from {from} on, because a claim of this prover was rejected")
+                }
                 Some(from) => format!("from {from} on"),
                 None => {
                     "a registered prover that takes the steps and has neither declined nor been rejected".to_owned()
@@ -186,7 +191,7 @@ impl Exec<'_> {
         self.events.push(Event::TaskDeclined { job: *id, task: index, attempt, prover: *sender, reason });
         let left = assign::order_of(&self.st, id, index, &job, &task)?
             .ok_or(StateError::Missing { record: "prover snapshot" })?;
-        if left.order.is_empty() && left.latecomers.is_empty() {
+        if left.order.is_empty() && left.latecomers.iter().all(|p| left.barred.contains_key(p)) {
             // Nobody is left: pause for a window, then draw again with the attempt counted.
             let at = now.plus(left.window_ms);
             task.retry_at = Some(at);

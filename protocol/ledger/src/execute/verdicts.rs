@@ -118,7 +118,7 @@ impl Exec<'_> {
         }
         self.credit(certifier, shares.certifier)?;
         self.credit(&commit.prover, rest)?;
-        self.forgive(&commit.prover)?;
+        self.credit_work(&commit.prover)?;
         self.release(&commit.prover)?;
         Ok(price)
     }
@@ -146,9 +146,11 @@ impl Exec<'_> {
         check: Check,
     ) -> Result<(), StateError> {
         let (attempt, prover) = (task.attempt, commit.prover);
-        task.rejections.push(Rejection { attempt, prover, check: Some(check) });
+        task.remember(Rejection { attempt, prover, check: Some(check) });
         self.events.push(Event::ClaimRejected { job: *id, task: index, attempt, prover, check });
-        self.release(&commit.prover)?;
-        self.next_attempt(id, job, index, task)
+        // First the lock, then the release: a prover that leaves must not be paid out in between.
+        self.bar(&prover)?;
+        self.release(&prover)?;
+        self.next_attempt(id, job, index, task, false)
     }
 }

@@ -13,6 +13,8 @@ use types::transaction::DeclineReason;
 use types::validator::ValidatorSet;
 use types::verdict::{Check, Claim, FailureReason};
 
+use crate::limits::{CONTESTED_AFTER, REJECTIONS_MAX};
+
 macro_rules! record {
     ($type:ident, $name:literal, $max:expr) => {
         impl Wire for $type {
@@ -112,9 +114,9 @@ pub enum JobError {
         /// Steps until then.
         steps: u64,
     },
-    /// Every attempt was voided, rejected or declined.
+    /// Too many attempts were declined by every prover, or voided for a prover's second time.
     AttemptsUsedUp {
-        /// Attempts made.
+        /// Attempts that count.
         attempts: u32,
     },
 }
@@ -214,6 +216,8 @@ pub struct TaskRecord {
     pub kind: TaskKind,
     /// Attempt, from 0.
     pub attempt: u32,
+    /// Ended attempts that count against the parameter `attempts_max`; see there.
+    pub counted: u32,
     /// State.
     pub state: TaskState,
     /// When this attempt's windows began.
@@ -222,12 +226,33 @@ pub struct TaskRecord {
     pub lease: Option<Lease>,
     /// Who gave this attempt away.
     pub declines: BTreeMap<PublicKey, DeclineReason>,
-    /// Claims rejected or voided so far.
+    /// Claims rejected or voided so far, at most [`REJECTIONS_MAX`].
     pub rejections: Vec<Rejection>,
     /// When the next attempt begins because everyone declined this one.
     pub retry_at: Option<TimeMs>,
 }
 record!(TaskRecord, "task record", 256 << 10);
+
+impl TaskRecord {
+    /// Whether so many claims got no certificate that provers with certified work come first.
+    pub fn contested(&self) -> bool {
+        self.rejections.len() >= CONTESTED_AFTER
+    }
+
+    /// Whether a claim of the prover was voided in this task.
+    pub fn voided(&self, prover: &PublicKey) -> bool {
+        self.rejections.iter().any(|r| r.check.is_none() && r.prover == *prover)
+    }
+
+    /// Remembers a claim that got no certificate, and forgets another when there are too many.
+    pub(crate) fn remember(&mut self, rejection: Rejection) {
+        if self.rejections.len() >= REJECTIONS_MAX {
+            let oldest = self.rejections.iter().position(|r| r.check.is_none()).unwrap_or(0);
+            self.rejections.remove(oldest);
+        }
+        self.rejections.push(rejection);
+    }
+}
 
 /// A prover as a job's submission found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -240,6 +265,9 @@ pub struct SnapshotEntry {
     pub steps_max: u64,
     /// Whether lapsed leases put it behind all others then.
     pub lapsed: bool,
+    /// What certified work it had to lose then: 0 for none, else one more than the logarithm of
+    /// [`ProverRecord::certified`]. Doublings, so that jobs share snapshots and a small lead means nothing.
+    pub grade: u8,
 }
 
 /// All provers as a job's submission found them, stored once for all jobs that found the same, by content.
@@ -271,14 +299,48 @@ pub struct ProverRecord {
     pub lapses: u32,
     /// Until when it stands behind all others in new assignments.
     pub ineligible_until: TimeMs,
+    /// Claims certified since it registered, or since the last one that was rejected.
+    pub certified: u32,
+    /// Claims rejected, each before the deposit was free again after the one before.
+    pub rejections: u32,
+    /// Until when it may commit nothing, after a rejected claim.
+    pub barred_until: TimeMs,
+    /// Until when its deposit stays, after a rejected claim.
+    pub locked_until: TimeMs,
     /// When it registered.
     pub registered: Height,
-    /// It leaves as soon as `open` is 0.
+    /// It leaves as soon as `open` is 0 and its deposit is free.
     pub exiting: bool,
     /// Leases held and claims in voting.
     pub open: u32,
 }
-record!(ProverRecord, "prover record", 128);
+record!(ProverRecord, "prover record", 192);
+
+impl ProverRecord {
+    /// A prover that has just registered.
+    pub fn new(weight: u32, steps_max: u64, deposit: Amount, registered: Height) -> Self {
+        Self {
+            weight,
+            steps_max,
+            deposit,
+            lapses: 0,
+            ineligible_until: TimeMs(0),
+            certified: 0,
+            rejections: 0,
+            barred_until: TimeMs(0),
+            locked_until: TimeMs(0),
+            registered,
+            exiting: false,
+            open: 0,
+        }
+    }
+
+    /// See [`SnapshotEntry::grade`].
+    pub fn grade(&self) -> u8 {
+        // At most 32.
+        self.certified.checked_ilog2().map_or(0, |log| u8::try_from(log).unwrap_or(u8::MAX).saturating_add(1))
+    }
+}
 
 /// A validator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -369,4 +431,6 @@ pub enum TimerKind {
     Unbond(PublicKey),
     /// The records of a terminal job are dropped.
     Prune(JobId),
+    /// The deposit of a prover that left returns.
+    Leave(PublicKey),
 }

@@ -129,10 +129,19 @@ fn no_verdict_voids_the_attempt_and_the_last_one_fails_with_refund() {
     let next = c.order(&job);
     assert_eq!((next.len(), next[2].public()), (3, order[0].public()));
     let first = c.order(&job).remove(0);
-    assert_eq!(state::prover(&c.kv, &order[0].public()).unwrap().unwrap().lapses, 0);
+    let record = state::prover(&c.kv, &order[0].public()).unwrap().unwrap();
+    assert_eq!((record.lapses, record.rejections, record.locked_until), (0, 0, TimeMs(0)));
     let commit = c.commit_tx(&first, job, 1, proof_claim(10));
     c.block(&[commit]);
     c.advance(60_000, &[]);
+    // A prover's first voided claim does not use up the job's attempts, its second does.
+    for (attempt, counted) in [(2, 0), (3, 0), (4, 1)] {
+        let task = state::task(&c.kv, &job, 0).unwrap().unwrap();
+        assert_eq!((task.attempt, task.counted), (attempt, counted));
+        let commit = c.commit_tx(&c.order(&job)[0], job, attempt, proof_claim(10));
+        c.block(&[commit]);
+        c.advance(60_000, &[]);
+    }
     let view = query::job(&c.kv, &job).unwrap().unwrap();
     assert_eq!((view.status, view.error), (JobStatus::Failed, Some(JobError::AttemptsUsedUp { attempts: 2 })));
     assert_eq!(c.balance(&user(1)), 100_000);

@@ -288,6 +288,8 @@ proptest! {
         // So that the unbonding and dropping of records happen too.
         g.params.evidence_ms = 60_000;
         g.params.retention_ms = 90_000;
+        (g.params.assignment.reject_ms, g.params.assignment.reject_ms_max) = (1_000, 8_000);
+        g.params.assignment.lock_ms = 30_000;
         let mut run = Run {
             chain: Chain::with(&g),
             jobs: vec![],
