@@ -19,6 +19,7 @@ mod edge;
 mod mailbox;
 mod metrics;
 mod net;
+mod outcomes;
 mod reads;
 mod safety;
 mod start;

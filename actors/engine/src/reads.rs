@@ -233,9 +233,9 @@ fn receipt_parts(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<(Proof
     let certificate = found.ok_or(NoReceipt::NotCertified(*id))?;
     let set = ledger::validator_set(&view.state, certificate.subject.height).map_err(ReadError::from)?;
     // The store also keeps certificates that reject; only a certified proof makes a receipt. In a block's commit it was
-    // checked; one assembled here is checked now.
+    // checked; one assembled here is checked the first time it is asked for.
     let certified = match set {
-        Some(set) => matches!(certificate.outcome(&wiring.genesis_hash, &set), Ok(Some(Outcome::Certified))),
+        Some(set) => wiring.outcomes.of(&certificate, &set) == Some(Outcome::Certified),
         None => record.status == JobStatus::Completed,
     };
     let Claim::Proof { hash, .. } = &certificate.subject.claim else { return Err(NoReceipt::NotCertified(*id)) };

@@ -36,6 +36,7 @@ use crate::metrics::Metrics;
 use crate::net::link::{Link, LinkArgs, NetSlot};
 use crate::net::serve::Serve;
 use crate::net::sync::SyncActor;
+use crate::outcomes::Outcomes;
 use crate::safety::blocks;
 use crate::safety::consensus::{Consensus, ConsensusArgs, GUARD_KEEP};
 use crate::safety::disk::{DISK_LANE, Disk, DiskHandle};
@@ -140,6 +141,7 @@ pub async fn start(config: EngineConfig) -> Result<EngineHandle, StartError> {
         stop: StopSignal::default(),
         prover_status,
         verified: Arc::new(Verified::new(genesis_hash)),
+        outcomes: Arc::new(Outcomes::new(genesis_hash)),
         metrics: Arc::new(Metrics::new().map_err(|e| StartError::Config(e.to_string()))?),
         crossings: config.crossings.clone(),
     };

@@ -113,6 +113,7 @@ impl TestChain {
         let wiring = Wiring {
             genesis_hash: genesis.hash(),
             verified: Arc::new(crate::verified::Verified::new(genesis.hash())),
+            outcomes: Arc::new(crate::outcomes::Outcomes::new(genesis.hash())),
             genesis: Arc::new(genesis),
             validator: Some(validator(1).public()),
             prover: None,

@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::net::link::NetSlot;
 use crate::net::serve::ServeMsg;
 use crate::net::sync::SyncMsg;
+use crate::outcomes::Outcomes;
 use crate::safety::consensus::ConsensusMsg;
 use crate::supervisor::StopSignal;
 use crate::verified::Verified;
@@ -180,6 +181,8 @@ pub(crate) struct Wiring {
     pub(crate) prover_status: watch::Receiver<ProverStatusView>,
     /// Signatures verified here.
     pub(crate) verified: Arc<Verified>,
+    /// Certificates checked here.
+    pub(crate) outcomes: Arc<Outcomes>,
     /// Numbers.
     pub(crate) metrics: Arc<Metrics>,
     /// Told about the points this node passes.

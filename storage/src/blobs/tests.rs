@@ -294,6 +294,26 @@ fn the_budget_is_kept_and_uploads_cannot_take_the_jobs_share() {
 }
 
 #[test]
+fn a_proof_that_a_job_refers_to_is_stored_though_uploads_have_filled_their_share() {
+    let node = Node::new();
+    let budget = 4 * 1_000_000;
+    let blobs = node.start(budget);
+    blobs.put(&bytes(990_000, 1), T0).unwrap();
+    let proof = bytes(700_000, 2);
+    assert!(matches!(blobs.put(&proof, T0), Err(StorageError::BudgetExceeded { .. })), "the share is full");
+    blobs.refer(JobId::new([1; 32]), &[blob_hash(&proof)]).unwrap();
+    let hash = blobs.put(&proof, T0).unwrap();
+    assert_eq!(blobs.read(&hash).unwrap().unwrap(), proof);
+    let usage = BlobUsage { used: 1_690_000, unreferenced: 990_000, limits: limits(budget), blobs: 2 };
+    assert_eq!(blobs.usage(), usage);
+    // The whole budget holds for it as well, and one that was refused has given its room back.
+    let huge = bytes(2_400_000, 3);
+    blobs.refer(JobId::new([1; 32]), &[blob_hash(&huge)]).unwrap();
+    assert!(matches!(blobs.put(&huge, T0), Err(StorageError::BudgetExceeded { .. })));
+    assert_eq!(blobs.usage(), usage);
+}
+
+#[test]
 fn many_tiny_blobs_are_bounded_too() {
     let node = Node::new();
     let blobs = node.start(16 * 4096);

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use types::blob::ManifestBuilder;
+use types::blob::{ManifestBuilder, blob_hash};
 use types::ids::{BlobHash, TimeMs};
 use types::limits::{BLOB_BYTES_MAX, BLOB_CHUNK_BYTES};
 
@@ -16,12 +16,13 @@ use crate::disk::sync_dir;
 use crate::error::{Result, StorageError};
 
 impl BlobStore {
-    /// Stores bytes at hand. Durable on return.
+    /// Stores bytes at hand. Durable on return. What a job refers to already takes none of the room of uploads.
     ///
     /// # Errors
     /// As [`BlobWriter::write`] and [`BlobWriter::finish`].
     pub fn put(&self, bytes: &[u8], now: TimeMs) -> Result<BlobHash> {
-        let mut writer = self.writer()?;
+        let referenced = self.index().is_referenced(&blob_hash(bytes));
+        let mut writer = self.writer_into(referenced)?;
         writer.write(bytes)?;
         writer.finish(now).map(|(hash, _)| hash)
     }
@@ -31,17 +32,22 @@ impl BlobStore {
     /// # Errors
     /// [`StorageError::BudgetExceeded`], [`StorageError::DiskReserve`], [`StorageError::Io`].
     pub fn writer(&self) -> Result<BlobWriter> {
+        self.writer_into(false)
+    }
+
+    /// A writer whose bytes count as `referenced`, or not, while they come.
+    fn writer_into(&self, referenced: bool) -> Result<BlobWriter> {
         let number = {
             let mut index = self.index();
-            self.reserve(&mut index, COST_MIN, false)?;
+            self.reserve(&mut index, COST_MIN, referenced)?;
             index.next_upload()
         };
         let path = self.inner.root.join("upload").join(number.to_string());
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
         let file =
-            file.map_err(StorageError::io("create", &path)).inspect_err(|_| self.index().free(COST_MIN, false))?;
+            file.map_err(StorageError::io("create", &path)).inspect_err(|_| self.index().free(COST_MIN, referenced))?;
         let (builder, buffer) = (ManifestBuilder::default(), Vec::new());
-        Ok(BlobWriter { blobs: self.clone(), path, file, builder, buffer, bytes: 0, reserved: COST_MIN })
+        Ok(BlobWriter { blobs: self.clone(), path, file, builder, buffer, bytes: 0, reserved: COST_MIN, referenced })
     }
 }
 
@@ -55,6 +61,8 @@ pub struct BlobWriter {
     buffer: Vec<u8>,
     bytes: u64,
     reserved: u64,
+    /// Whether `reserved` is outside the share of blobs that no job refers to.
+    referenced: bool,
 }
 
 impl BlobWriter {
@@ -70,7 +78,7 @@ impl BlobWriter {
         }
         let more = total.saturating_sub(self.reserved);
         if more > 0 {
-            self.blobs.reserve(&mut self.blobs.index(), more, false)?;
+            self.blobs.reserve(&mut self.blobs.index(), more, self.referenced)?;
             self.reserved = total;
         }
         self.bytes = total;
@@ -104,7 +112,7 @@ impl BlobWriter {
         sync_dir(&dir).map_err(StorageError::io("sync", &dir))?;
         // A transfer of the same blob has become needless.
         remove(&blobs.path("partial", &hash))?;
-        index.free(std::mem::take(&mut self.reserved), false);
+        index.free(std::mem::take(&mut self.reserved), self.referenced);
         let bytes = manifest.bytes;
         index.insert(hash, Entry { manifest: Arc::new(manifest), have: None, touched: now });
         Ok((hash, bytes))
@@ -122,7 +130,7 @@ impl BlobWriter {
 impl Drop for BlobWriter {
     fn drop(&mut self) {
         if self.reserved > 0 {
-            self.blobs.index().free(self.reserved, false);
+            self.blobs.index().free(self.reserved, self.referenced);
             if let Err(error) = remove(&self.path) {
                 tracing::warn!(%error, "an unfinished upload could not be removed");
             }

@@ -207,8 +207,7 @@ fn record(state: &mut VotesState, view: &ChainView, certificate: &ProofCertifica
     }
     tracing::info!(job = %subject.job, attempt = subject.attempt, votes = certificate.votes.len(), "claim decided by votes");
     let set = ledger::validator_set(&view.state, subject.height).ok().flatten();
-    let certifies =
-        set.is_some_and(|set| certificate.outcome(&state.wiring.genesis_hash, &set) == Ok(Some(Outcome::Certified)));
+    let certifies = set.is_some_and(|set| state.wiring.outcomes.of(certificate, &set) == Some(Outcome::Certified));
     if certifies && let Err(error) = state.wiring.store.put_certificate(certificate) {
         tracing::warn!(%error, "certificate not stored");
     }
