@@ -25,6 +25,10 @@ use stwo::prover::vcs_lifted::prover::MerkleProverLifted;
 use super::values::{base_values, rng, secure_columns, secure_value, to_device, to_host};
 use super::{Context, Size};
 
+/// A transcript whose first nonce of this many bits is number 2^20 or later in the order of the search: one in 55 is.
+const LATE_ROUND: u64 = 9;
+const LATE_BITS: u32 = 18;
+
 type CpuTree = MerkleProverLifted<CpuBackend, Blake2sMerkleHasher>;
 type OclTree = MerkleProverLifted<OclBackend, Blake2sMerkleHasher>;
 
@@ -170,4 +174,19 @@ pub(super) fn the_proof_of_work_is_that_of_simd(on: &Context) {
             assert_eq!(nonce, SimdBackend::grind(&channel, bits), "{bits} bits");
         }
     }
+    if on.size == Size::Tiny {
+        return;
+    }
+    // The search counts in the low 20 bits, then in the upper word: both sides of the step, and well behind it.
+    let rounds: &[(u64, u32)] = if on.large() { &[(LATE_ROUND, LATE_BITS), (1, 22), (2, 22), (3, 22)] } else { &[(LATE_ROUND, LATE_BITS)] };
+    let mut late = 0;
+    for (round, bits) in rounds {
+        let mut channel = Blake2sChannel::default();
+        channel.mix_u64(*round);
+        let nonce = OclBackend::grind(&channel, *bits);
+        assert!(channel.verify_pow_nonce(*bits, nonce));
+        assert_eq!(nonce, SimdBackend::grind(&channel, *bits), "{bits} bits, round {round}");
+        late += u32::from(nonce >> 32 > 0);
+    }
+    assert!(late > 0, "no nonce lies behind the first 2^20");
 }
