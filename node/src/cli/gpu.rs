@@ -15,6 +15,7 @@ use super::{ClientArgs, Context, Output};
 use crate::client::{Client, block_on};
 use crate::config::{Config, layers};
 use crate::failure::Failure;
+use crate::home::Home;
 
 /// Name of the binary beside this one.
 const BINARY: &str = "proofmesh-gpu";
@@ -43,13 +44,26 @@ fn own() -> Result<PathBuf, Failure> {
 }
 
 /// Runs `proofmesh-gpu` with `command`, the arguments and, if it is wanted, `--json`; its output is the answer.
-pub(super) fn run(out: Output, command: &[&str], args: &GpuArgs) -> Result<(), Failure> {
-    run_with(out, command, &args.rest)
+pub(super) fn run(out: Output, home: Option<&Path>, command: &[&str], args: &GpuArgs) -> Result<(), Failure> {
+    run_with(out, home, command, &args.rest)
+}
+
+/// The configuration of the home, or the default one where there is no home.
+fn config(home: Option<&Path>) -> Result<Config, Failure> {
+    match Home::locate(home) {
+        Ok(home) => Ok(layers::load(&home, vec![])?.config),
+        Err(_) => Ok(Config::default()),
+    }
 }
 
 /// As [`run`], with arguments that were put together here.
-pub(super) fn run_with(out: Output, command: &[&str], args: &[OsString]) -> Result<(), Failure> {
-    let binary = binary(&Config::default(), &own()?);
+pub(super) fn run_with(
+    out: Output,
+    home: Option<&Path>,
+    command: &[&str],
+    args: &[OsString],
+) -> Result<(), Failure> {
+    let binary = binary(&config(home)?, &own()?);
     let json = (out.json() && !args.iter().any(|word| word == "--json")).then_some("--json");
     let status = Command::new(&binary).args(command).args(args).args(json).status().map_err(|error| {
         Failure::error("gpu_binary", format!("{} cannot be started: {error}", binary.display())).remedy(BUILD)
