@@ -10,7 +10,7 @@ use stwo::prover::vcs_lifted::ops::{MerkleOpsLifted, PackLeavesOps};
 use stwo::prover::vcs_lifted::prover::MerkleProverLifted;
 
 use super::{OclBackend, OclColumn, Table};
-use crate::device::{Launch, runtime};
+use crate::device::{Launch, granule_of, runtime, slab_of};
 use crate::error::{Error, raise};
 use crate::kernels::{TOP_ITEMS, TOP_LOG};
 
@@ -30,13 +30,30 @@ fn leaf_table(columns: &[&OclColumn<BaseField>], lifting_log_size: u32) -> Table
     Table::new(columns.iter().flat_map(entry).collect())
 }
 
+/// First granules of the columns and the slab they lie in, if that is one and all of them have full length.
+fn even_table(columns: &[&OclColumn<BaseField>], lifting_log_size: u32) -> Option<(Table, u32)> {
+    let slab = slab_of(columns.first()?.address());
+    let even =
+        |column: &&OclColumn<BaseField>| column.count() == 1 << lifting_log_size && slab_of(column.address()) == slab;
+    if lifting_log_size == 0 || !columns.iter().all(even) {
+        return None;
+    }
+    Some((Table::new(columns.iter().map(|column| granule_of(column.address())).collect()), slab))
+}
+
 impl MerkleOpsLifted<Blake2sMerkleHasher> for OclBackend {
     fn build_leaves(columns: &[&Col<Self, BaseField>], lifting_log_size: u32) -> Col<Self, Blake2sHash> {
         if columns.is_empty() {
             return OclColumn::from_cpu(&[Blake2sHasher::default().finalize()]);
         }
-        let table = leaf_table(columns, lifting_log_size);
         let leaves = OclColumn::undefined(1 << lifting_log_size);
+        if let Some((table, slab)) = even_table(columns, lifting_log_size) {
+            let args = [table.address(), columns.len() as u32, leaves.address(), 1 << lifting_log_size, slab];
+            let launch = Launch { kernel: "merkle_leaves_even", items: 1 << lifting_log_size, rows: 1, args: &args };
+            runtime().launch(&launch);
+            return leaves;
+        }
+        let table = leaf_table(columns, lifting_log_size);
         let args = [table.address(), columns.len() as u32, leaves.address(), 1 << lifting_log_size];
         runtime().launch(&Launch { kernel: "merkle_leaves", items: 1 << lifting_log_size, rows: 1, args: &args });
         leaves
