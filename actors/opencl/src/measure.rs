@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use crate::air::wide_fibonacci::WideFibonacci;
+use crate::air::Rounds;
 use crate::bench::{Plan, on_device, on_host};
 use crate::device::Runtime;
 use crate::error::{Error, Result};
@@ -39,6 +40,7 @@ pub fn measure(runtime: &Runtime) -> Result<Measured> {
         log_rows: LOG_ROWS,
         columns: COLUMNS,
         security: SECURITY,
+        rounds: Rounds::default(),
         runs: RUNS,
         verify: true,
     };

@@ -260,12 +260,31 @@ impl Table {
 
 /// Reads single words of many columns in one transfer: pairs of column address and word number.
 pub(crate) fn gather(places: &[(u32, u32)]) -> Vec<u32> {
-    if places.is_empty() {
-        return Vec::new();
+    gather_all(places, &[]).0
+}
+
+/// Reads single words and whole hashes of many columns in one transfer: pairs of column address and number in the column.
+pub(crate) fn gather_all(words: &[(u32, u32)], hashes: &[(u32, u32)]) -> (Vec<u32>, Vec<Blake2sHash>) {
+    let list = |places: &[(u32, u32)]| places.iter().flat_map(|(address, index)| [*address, *index]).collect();
+    // Hashes are copied in quads of words.
+    let first = words.len().next_multiple_of(4);
+    let count = first + hashes.len() * Blake2sHash::WIDTH;
+    if count == 0 {
+        return (Vec::new(), Vec::new());
     }
-    let table = Table::new(places.iter().flat_map(|(address, index)| [*address, *index]).collect());
-    let out = Table::room(places.len());
-    let args = [table.address(), out.address(), places.len() as u32];
-    runtime().launch(&Launch { kernel: "gather", items: places.len(), rows: 1, args: &args });
-    out.read(places.len())
+    let out = Table::room(count);
+    if !words.is_empty() {
+        let table = Table::new(list(words));
+        let args = [table.address(), out.address(), words.len() as u32];
+        runtime().launch(&Launch { kernel: "gather", items: words.len(), rows: 1, args: &args });
+    }
+    if !hashes.is_empty() {
+        let table = Table::new(list(hashes));
+        let args = [table.address(), out.address(), (first / 4) as u32, hashes.len() as u32];
+        runtime().launch(&Launch { kernel: "gather_hashes", items: 2 * hashes.len(), rows: 1, args: &args });
+    }
+    let mut found = out.read(count);
+    let hashes = from_words(&found[first..]);
+    found.truncate(words.len());
+    (found, hashes)
 }

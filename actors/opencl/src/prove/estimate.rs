@@ -3,7 +3,7 @@
 
 use stwo::core::pcs::PcsConfig;
 
-use crate::backend::PARTS_MAX;
+use crate::backend::parts;
 
 /// What determines the size of a proof of one component.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +20,8 @@ pub struct Shape {
 const BASE: u64 = 4;
 const SECURE: u64 = 16;
 const HASH: u64 = 32;
+/// Columns of the composition polynomial's halves.
+const COMPOSITION_COLUMNS: usize = 8;
 /// Room for tables, the cut of blocks, and the two layers that a fold holds.
 const MARGIN_PER_CENT: u64 = 5;
 
@@ -40,7 +42,8 @@ pub fn device_bytes(shape: Shape, config: PcsConfig) -> u64 {
     // Weights of two points, numerators of two points, the quotients, their layers and trees (a geometric sum each).
     let opening = 2 * SECURE * rows.max(degree / 2) + 4 * SECURE * lifted + 2 * SECURE * lifted + 4 * HASH * lifted;
     // Partial inner products of all columns, and what a step joins them to.
-    let partial = columns * SECURE * rows.min(PARTS_MAX as u64);
+    let widest = shape.columns.max(COMPOSITION_COLUMNS);
+    let partial = widest as u64 * SECURE * parts(widest, 1 << shape.log_rows) as u64;
     let most = trace + twiddles + composition + extended.max(opening + partial + partial / 16);
     most + most * MARGIN_PER_CENT / 100 + (64 << 10) + columns * 256
 }

@@ -20,7 +20,7 @@ use stwo::prover::secure_column::SecureColumnByCoords;
 use stwo::prover::vcs_lifted::ops::PackLeavesOps;
 
 use super::mix_root;
-use super::opening::{Openings, Slot, Tree, TreeOpening, secure_values};
+use super::opening::{Fetched, Openings, Slot, Tree, TreeOpening, secure_values};
 use crate::backend::{OclBackend, OclColumn, fold_into, gather, tree_of};
 use crate::error::{Error, Result};
 use crate::field::from_words;
@@ -157,12 +157,12 @@ fn last_polynomial(config: FriConfig, line: &LineEvaluation<OclBackend>) -> Resu
 }
 
 impl FriOpening {
-    /// The FRI part of the proof, from the gathered words and the layers it was noted for.
-    pub(super) fn resolve(self, words: &[u32], layers: FriLayers) -> FriProof<Blake2sMerkleHasher> {
+    /// The FRI part of the proof, from what was fetched and the layers it was noted for.
+    pub(super) fn resolve(self, found: &Fetched, layers: FriLayers) -> FriProof<Blake2sMerkleHasher> {
         let proof = |layer: LayerOpening| {
-            let tree = layer.tree.resolve(words);
+            let tree = layer.tree.resolve(found);
             FriLayerProof {
-                fri_witness: secure_values(words, &layer.witness),
+                fri_witness: secure_values(found, &layer.witness),
                 decommitment: tree.decommitment,
                 commitment: tree.root,
             }
