@@ -5,7 +5,7 @@
 //! sandbox and knows no driver.
 
 use prover::fleet::driver;
-use prover::worker::{DeviceProcess, Kind, device_main, main};
+use prover::worker::{DeviceProcess, Kind, Opened, device_main, main};
 
 use crate::cairo::Cairo;
 use crate::device::{Options, open};
@@ -24,6 +24,6 @@ pub fn run(kind: Kind, options: &Options) -> ! {
     device_main(&setup, || {
         let runtime = open(options).map_err(|error| error.to_string())?;
         self_test::ensure(runtime, options.cache.as_deref()).map_err(|error| error.to_string())?;
-        Ok((Cairo::new(runtime), move || runtime.progress()))
+        Ok(Opened { backend: Cairo::new(runtime), activity: Box::new(move || runtime.activity()) })
     })
 }

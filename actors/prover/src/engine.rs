@@ -18,7 +18,7 @@ use types::statement::Statement;
 use crate::args::Arguments;
 use crate::backend::{Backend, Plan};
 use crate::error::ProgramError;
-use crate::memory;
+use crate::memory::{self, Estimate};
 use crate::program::Program;
 use crate::runner::{RunError, RunRequest, panic_text, run};
 use crate::simd::Simd;
@@ -252,8 +252,8 @@ impl<B: Backend> Engine<B> {
 
     /// Proves a run.
     fn make(&mut self, traced: Traced, memory_limit: Option<u64>, clock: &Clock) -> Result<Made, ProveError> {
+        let estimate = traced.estimate();
         let Traced { input, output, steps, total_steps } = traced;
-        let estimate = memory::estimate(&ExecutionResources::from_prover_input(&input), total_steps);
         let plan = self.backend.plan(estimate, memory_limit)?;
         let proof = self.prove_input(input, &plan, clock)?;
         Ok(Made { proof, output, steps, total_steps, estimated_bytes: plan.bytes })
@@ -280,6 +280,18 @@ pub(crate) struct Traced {
     pub(crate) output: Vec<Felt>,
     pub(crate) steps: u64,
     pub(crate) total_steps: u64,
+}
+
+impl Traced {
+    fn estimate(&self) -> Estimate {
+        memory::estimate(&ExecutionResources::from_prover_input(&self.input), self.total_steps)
+    }
+
+    /// Cells of all tables of the proof.
+    pub(crate) fn cells(&self) -> u64 {
+        let Estimate { cells, fixed_cells, .. } = self.estimate();
+        cells.saturating_add(fixed_cells)
+    }
 }
 
 /// A run and its proof.

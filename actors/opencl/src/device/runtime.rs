@@ -4,10 +4,11 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ocl::core::{self, ContextProperties, Program};
+use prover::worker::Activity;
 
 use super::arena::{Arena, GRANULE_WORDS, Place, SLAB_WORDS_MAX, SLABS_MAX};
 use super::counters::{Counters, Tally};
@@ -37,6 +38,7 @@ const HOST_SLAB_BYTES: u64 = 256 << 20;
 pub struct Runtime {
     info: DeviceInfo,
     tally: Tally,
+    calls: Calls,
     builder: Builder,
     limit_words: u64,
     /// Whether transforms may use local memory.
@@ -61,6 +63,37 @@ pub(crate) struct Launch<'a> {
     pub(crate) rows: usize,
     /// Scalar arguments and block addresses.
     pub(crate) args: &'a [u32],
+}
+
+/// Calls of the driver.
+#[derive(Debug, Default)]
+struct Calls {
+    /// Those that came back, compilations included.
+    done: AtomicU64,
+    /// Threads that wait for one, or for their turn.
+    open: AtomicU64,
+    /// Compilations under way.
+    compilers: AtomicU64,
+}
+
+impl Calls {
+    fn within<'a>(&'a self, open: &'a AtomicU64) -> Within<'a> {
+        open.fetch_add(1, Ordering::Relaxed);
+        Within { open, done: &self.done }
+    }
+}
+
+/// A call under way, also when it ends in a panic.
+struct Within<'a> {
+    open: &'a AtomicU64,
+    done: &'a AtomicU64,
+}
+
+impl Drop for Within<'_> {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -119,8 +152,8 @@ impl Runtime {
             staging: None,
         };
         let builder = Builder { context, device, info: info.clone(), folder: options.cache.clone() };
-        let (tally, tiles, limit_words) = (Tally::default(), AtomicBool::new(true), limit / 4);
-        let runtime = Self { info, tally, builder, limit_words, tiles, state: Mutex::new(state) };
+        let (tally, calls, tiles, limit_words) = (Tally::default(), Calls::default(), AtomicBool::new(true), limit / 4);
+        let runtime = Self { info, tally, calls, builder, limit_words, tiles, state: Mutex::new(state) };
         let source = kernels::library();
         runtime.add_program("the kernel library", &source, kernels::LIBRARY_KERNELS)?;
         Ok(runtime)
@@ -149,11 +182,14 @@ impl Runtime {
         self.lock().report
     }
 
-    /// A number that changes while work goes on: kernels started, compiled or loaded.
+    /// What goes on, without a lock: also while a call of the driver hangs.
     #[must_use]
-    pub fn progress(&self) -> u64 {
-        let report = self.cache_report();
-        self.counters().kernels + report.compiled + report.loaded
+    pub fn activity(&self) -> Activity {
+        Activity {
+            progress: self.calls.done.load(Ordering::Relaxed),
+            compiling: self.calls.compilers.load(Ordering::Relaxed) > 0,
+            waiting: self.calls.open.load(Ordering::Relaxed) > 0,
+        }
     }
 
     /// Bytes of device memory in use, and the most at once since [`Runtime::reset_peak`].
@@ -205,7 +241,9 @@ impl Runtime {
     /// Builds a program (without holding the lock: compilers are slow) and makes its kernels callable.
     pub(crate) fn add_program(&self, what: &str, source: &str, names: &[&str]) -> Result<()> {
         let mut report = CacheReport::default();
+        let compiling = self.calls.within(&self.calls.compilers);
         let built = self.builder.build(what, source, &mut report);
+        drop(compiling);
         let mut state = self.lock();
         state.report.loaded += report.loaded;
         state.report.compiled += report.compiled;
@@ -221,6 +259,7 @@ impl Runtime {
 
     /// Takes device memory of `words` words; its content is undefined.
     pub(crate) fn take(&self, words: usize) -> Block {
+        let _waiting = self.calls.within(&self.calls.open);
         let mut state = self.lock();
         let place = settle(state.take(words as u64, self.limit_words));
         Block { place }
@@ -257,6 +296,7 @@ impl Runtime {
         if launch.items == 0 || launch.rows == 0 {
             return;
         }
+        let _waiting = self.calls.within(&self.calls.open);
         let mut state = self.lock();
         settle(state.launch(launch, group));
         self.tally.kernels.fetch_add(1, Ordering::Relaxed);
@@ -269,6 +309,7 @@ impl Runtime {
         }
         self.tally.writes.fetch_add(1, Ordering::Relaxed);
         self.tally.bytes_to_device.fetch_add(words.len() as u64 * 4, Ordering::Relaxed);
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().write(block.place, offset, words));
     }
 
@@ -280,6 +321,7 @@ impl Runtime {
         }
         self.tally.writes.fetch_add(1, Ordering::Relaxed);
         self.tally.bytes_to_device.fetch_add(words as u64 * 4, Ordering::Relaxed);
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().write_columns(block.place, words, parts));
     }
 
@@ -290,12 +332,14 @@ impl Runtime {
         }
         self.tally.bytes_to_host.fetch_add(len as u64 * 4, Ordering::Relaxed);
         self.tally.reads.fetch_add(1, Ordering::Relaxed);
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().read(block.place, offset, len))
     }
 
     /// Copies words on the device: source and its first word, then target and its first word.
     pub(crate) fn copy(&self, source: (&Block, usize), target: (&Block, usize), len: usize) {
         if len > 0 {
+            let _waiting = self.calls.within(&self.calls.open);
             settle(self.lock().copy((source.0.place, source.1), (target.0.place, target.1), len));
         }
     }
@@ -303,12 +347,14 @@ impl Runtime {
     /// Sets words to zero.
     pub(crate) fn zero(&self, block: &Block, offset: usize, len: usize) {
         if len > 0 {
+            let _waiting = self.calls.within(&self.calls.open);
             settle(self.lock().zero(block.place, offset, len));
         }
     }
 
     /// Waits for all that was started.
     pub(crate) fn finish(&self) {
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().finish());
     }
 }

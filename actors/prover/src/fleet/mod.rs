@@ -25,7 +25,7 @@ use std::path::PathBuf;
 pub use fall::{Fallback, Reason};
 pub use seats::{Attempt, DEVICE_STATES, DeviceStatus, Fleet, FleetStatus, Place, Seat, WeakFleet};
 
-use crate::worker::WorkerConfig;
+use crate::worker::{PulseLimits, WorkerConfig};
 
 /// Which backend the configuration asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,8 @@ pub struct FleetConfig {
     pub exclude: Vec<String>,
     /// Folder of what is kept per driver: compiled kernels, passed self-tests, measured speeds.
     pub cache: PathBuf,
+    /// How long a device's worker may be without progress.
+    pub pulses: PulseLimits,
     /// Whether workers make their tables now, so that the first proof does not wait for them.
     pub warm: bool,
 }

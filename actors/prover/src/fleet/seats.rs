@@ -24,8 +24,8 @@ use crate::worker::{JobError, Worker, WorkerConfig};
 
 /// Longest start of a device's worker: the first one on a driver compiles all kernels and tests them.
 const START_LIMIT: Duration = Duration::from_secs(600);
-/// Longest silence of a device's worker, which tells when a kernel is started or compiled: one of them may take minutes to
-/// compile on a slow machine.
+/// Longest time of a device's worker without progress while a kernel is compiled, which may take minutes on a slow machine, or
+/// while the processor does its part. A driver that does not come back has less, see [`FleetConfig::pulses`].
 const SILENCE_LIMIT: Duration = Duration::from_secs(600);
 /// How often a measurement looks whether the processor is free.
 const FREE_LOOK: Duration = Duration::from_millis(200);
@@ -640,6 +640,7 @@ fn worker_config(config: &FleetConfig, listed: &Listed) -> WorkerConfig {
     worker.environment = driver::environment(&config.cache);
     worker.start_limit = START_LIMIT;
     worker.silence_limit = SILENCE_LIMIT;
+    worker.pulses = Some(config.pulses);
     worker.runs_apart = true;
     worker
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::fleet::{BackendChoice, Fleet, FleetConfig, FleetStatus, Place, Reason};
 use crate::stages::Stage;
-use crate::worker::tests::{ENTRY, LONG, ROLE, config, kill, proof};
+use crate::worker::PulseLimits;
+use crate::worker::tests::{ENTRY, LONG, ROLE, config, kill, proof, signal};
 
 /// Two devices, one that its driver refuses, and the host's processor.
 const LISTING: &str = r#"{"devices": [
@@ -42,7 +43,9 @@ fn folder(backend: BackendChoice, worker: &str, measure: &str) -> Folder {
     std::fs::write(&binary, script).unwrap();
     std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o700)).unwrap();
     let cache = dir.path().join("cache");
-    let config = FleetConfig { cpu, backend, binary, devices: vec![], exclude: vec![], cache, warm: false };
+    let pulses = PulseLimits { apart: Duration::from_secs(15), ..PulseLimits::USUAL };
+    let (devices, exclude) = (vec![], vec![]);
+    let config = FleetConfig { cpu, backend, binary, devices, exclude, cache, pulses, warm: false };
     Folder { dir, _scratch: scratch, config }
 }
 
@@ -103,6 +106,41 @@ async fn a_device_that_dies_in_mid_proof_loses_no_job() {
     let attempt = seat.prove(request, LONG, |_, _| ()).await;
     assert!(attempt.result.is_ok() && attempt.fallback.is_none() && attempt.place.backend() == "opencl");
     assert_eq!(fleet.status().devices[0].proofs, 1);
+    drop(folder.dir);
+}
+
+#[tokio::test]
+async fn a_device_whose_process_stands_still_holds_a_job_for_no_longer_than_its_limit() {
+    let mut folder = folder(BackendChoice::Opencl, "DEVICE", "exit 1");
+    folder.config.exclude = vec!["second".into()];
+    let fleet = Fleet::new(folder.config.clone());
+    until(&fleet, "a device", |status| status.backend == "opencl").await;
+    let seat = fleet.take().unwrap();
+    let (mut stopped, mut taken_over) = (None, None);
+    let request = proof(200);
+    let attempt = seat
+        .prove(request.clone(), LONG, |stage, place| {
+            let now = std::time::Instant::now();
+            match (place, stopped) {
+                (Place::Device { .. }, None) if stage == Stage::Trace => {
+                    let pid = seat.pid(place).unwrap();
+                    signal(pid, rustix::process::Signal::STOP);
+                    stopped = Some((pid, now));
+                }
+                (Place::Cpu, Some((_, since))) => taken_over = taken_over.or(Some(now.duration_since(since))),
+                _ => {}
+            }
+        })
+        .await;
+    let proven = attempt.result.unwrap();
+    proof::cairo::verify(&proven.blob, &request.statement, &request.prover).unwrap();
+    let fallback = attempt.fallback.unwrap();
+    assert_eq!((attempt.place, fallback.reason), (Place::Cpu, Reason::Hung), "{}", fallback.detail);
+    let held = taken_over.unwrap();
+    assert!(held >= folder.config.pulses.apart && held < folder.config.pulses.apart * 2, "{held:?}");
+    let (pid, _) = stopped.unwrap();
+    assert!(!crate::worker::tests::alive(pid), "a process that does not answer is ended");
+    assert_eq!(fleet.status().devices[0].failures, 1);
     drop(folder.dir);
 }
 

@@ -22,12 +22,12 @@ fn setup() -> DeviceProcess {
 
 /// Role of a child: a device that works.
 pub(super) fn device() -> ! {
-    device_main(&setup(), || Ok((Simd::default(), || 0)))
+    device_main(&setup(), || Ok(Opened { backend: Simd::default(), activity: Box::new(Activity::default) }))
 }
 
 /// Role of a child: a device that can't be opened.
 pub(super) fn without_driver() -> ! {
-    device_main::<Simd, fn() -> u64>(&setup(), || Err("no driver for this device".into()))
+    device_main::<Simd>(&setup(), || Err("no driver for this device".into()))
 }
 
 /// Role of a child: tries what a process that drives a device must not be able to do, or must; exits with a bit for each

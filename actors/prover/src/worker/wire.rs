@@ -101,8 +101,24 @@ pub(crate) enum Response {
     },
     Inspected(InspectedBody),
     Refused(Refusal),
-    /// Work goes on within a stage that may take long.
-    Alive,
+    /// The child is there, and this is what it does. Only one that drives a device says so.
+    Alive(Pulse),
+}
+
+/// What a child that drives a device does, told every few seconds while it has a request in work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Pulse {
+    /// The device's work has gone on since the last pulse.
+    Progress,
+    /// A compiler makes a kernel.
+    Compiling,
+    /// The processor's own part of a proof: nobody waits for the device.
+    Host,
+    /// A call of the driver has not come back since the last pulse. A stage of this proof is expected to take so long.
+    Waiting {
+        /// Milliseconds; zero when nothing is known.
+        expected_ms: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -144,8 +160,8 @@ pub(crate) enum Refusal {
 
 impl Wire for Response {
     const NAME: &'static str = "worker response";
-    // 2: devices, and runs that are proved elsewhere.
-    const VERSION: u16 = 2;
+    // 2: devices, and runs that are proved elsewhere. 3: pulses.
+    const VERSION: u16 = 3;
     const BYTES_MAX: usize = proof::envelope::COMPRESSED_MAX + OUTPUT_BYTES + OVERHEAD;
 }
 
