@@ -2,6 +2,8 @@
 
 use prover::memory::{Estimate, SHARED_CELLS};
 
+use crate::prove::estimate::whole_granules;
+
 /// Bytes per table cell: the evaluations on a domain of twice the length, and the coefficients where they are kept. While a
 /// tree is made its coefficients are there in any case, so the larger of the two trees counts with them.
 const EVALUATION_BYTES: u64 = 8;
@@ -27,5 +29,5 @@ pub fn device_bytes(estimate: &Estimate, store_coefficients: bool) -> u64 {
     let sum = [evaluations, coefficients, preprocessed, twiddles, rows.saturating_mul(LIFTED_ROW_BYTES)]
         .into_iter()
         .fold(0, u64::saturating_add);
-    sum.saturating_add(sum / 100 * MARGIN_PER_CENT)
+    whole_granules(sum.saturating_add(sum / 100 * MARGIN_PER_CENT))
 }
