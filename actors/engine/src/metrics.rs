@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     pub(crate) prover_proofs: IntCounterVec,
     /// Proofs that a device began and the processor made, by kind of reason.
     pub(crate) prover_fallbacks: IntCounterVec,
+    /// Device memory of the last proof on a device, estimated and at its peak.
+    pub(crate) prover_device_memory: IntGaugeVec,
     /// OpenCL devices of this machine, by state.
     pub(crate) prover_devices: IntGaugeVec,
     /// Jobs that are not terminal.
@@ -236,6 +238,11 @@ impl Metrics {
                 )?,
                 Reason::ALL.map(Reason::name),
             ),
+            prover_device_memory: make.gauges(
+                "proofmesh_prover_device_memory_bytes",
+                "Device memory of the last own proof on a device: the estimate before it, and the most in use at once.",
+                "kind",
+            )?,
             prover_devices: make.gauges(
                 "proofmesh_prover_devices",
                 "OpenCL devices of this machine, by what the node does with them.",

@@ -16,7 +16,7 @@ use types::keys::PublicKey;
 use types::statement::Statement;
 
 use crate::args::Arguments;
-use crate::backend::{Backend, Plan};
+use crate::backend::{Backend, DeviceMemory, Plan};
 use crate::error::ProgramError;
 use crate::memory::{self, Estimate};
 use crate::program::Program;
@@ -86,6 +86,8 @@ pub struct Proven {
     pub phases_ms: PhasesMs,
     /// Bytes that the memory model expected.
     pub estimated_bytes: u64,
+    /// Memory of the device, if it was made on one.
+    pub device_memory: Option<DeviceMemory>,
 }
 
 /// Why there is no proof.
@@ -229,6 +231,7 @@ impl<B: Backend> Engine<B> {
             verify_us,
             phases_ms: clock.finish(),
             estimated_bytes,
+            device_memory: self.backend.device_memory(),
         })
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use cairo_air::cairo_components::CairoComponents;
 use proof::envelope::CairoProof;
 use proof::policy;
-use prover::backend::{PreProcessedTrace, ProverInput, ProverParameters, parameters, preprocessed};
+use prover::backend::{DeviceMemory, PreProcessedTrace, ProverInput, ProverParameters, parameters, preprocessed};
 use prover::flow::{self, Columns};
 use prover::memory::Estimate;
 use prover::{Backend, Clock, Plan, ProveError, Stage};
@@ -77,7 +77,7 @@ impl Warm {
 pub struct Cairo {
     runtime: &'static Runtime,
     warm: Option<Warm>,
-    estimated: u64,
+    memory: DeviceMemory,
 }
 
 impl fmt::Debug for Cairo {
@@ -98,17 +98,12 @@ fn device(error: Error) -> ProveError {
 impl Cairo {
     /// A backend on the open device, without tables.
     pub fn new(runtime: &'static Runtime) -> Self {
-        Self { runtime, warm: None, estimated: 0 }
+        Self { runtime, warm: None, memory: DeviceMemory { estimated_bytes: 0, peak_bytes: 0 } }
     }
 
     /// The device.
     pub fn runtime(&self) -> &'static Runtime {
         self.runtime
-    }
-
-    /// Bytes of device memory that the last proof was expected to take.
-    pub fn estimated_device_bytes(&self) -> u64 {
-        self.estimated
     }
 
     fn tables(&mut self, domain_log: u32) -> Result<&Warm> {
@@ -163,14 +158,22 @@ impl Backend for Cairo {
     }
 
     fn prove(&mut self, input: ProverInput, plan: &Plan, clock: &Clock) -> std::result::Result<CairoProof, ProveError> {
-        self.estimated = estimate::device_bytes(&plan.estimate, plan.store_coefficients);
+        let estimated_bytes = estimate::device_bytes(&plan.estimate, plan.store_coefficients);
+        let runtime = self.runtime;
+        runtime.reset_peak();
         let warm = self.tables(plan.estimate.domain_log).map_err(device)?;
         let parameters = ProverParameters { store_polynomials_coefficients: plan.store_coefficients, ..parameters() };
         let mut scheme = Scheme::new(parameters.pcs_config, &warm.twiddles);
         if parameters.store_polynomials_coefficients {
             scheme.set_store_polynomials_coefficients();
         }
-        flow::prove(OnDevice { scheme, warm }, &warm.trace, input, parameters, clock)
+        let proof = flow::prove(OnDevice { scheme, warm }, &warm.trace, input, parameters, clock);
+        self.memory = DeviceMemory { estimated_bytes, peak_bytes: runtime.memory().1 };
+        proof
+    }
+
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        Some(self.memory)
     }
 
     fn failed(detail: String) -> ProveError {

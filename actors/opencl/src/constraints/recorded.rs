@@ -11,7 +11,7 @@ use super::component::{Rows, denominators, on_device, on_host};
 use super::emit::{Shape, shape};
 use super::graph::Graph;
 use super::record::record;
-use super::store::{ready, source_of};
+use super::store::{ready, ready_ahead, source_of};
 use crate::backend::{Evaluation, OclBackend, zero_secure};
 use crate::error::{Error, Result, guarded};
 
@@ -72,6 +72,14 @@ impl Recorded {
     /// [`Error::Build`].
     pub fn compile(&self) -> Result<()> {
         ready(&source_of(&self.graph))
+    }
+
+    /// As [`Recorded::compile`], where no proof waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Build`].
+    pub fn compile_ahead(&self) -> Result<()> {
+        ready_ahead(&source_of(&self.graph))
     }
 
     /// Sums of the constraints, each times its coefficient, divided by the trace domain's vanishing polynomial, over columns

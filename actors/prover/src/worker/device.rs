@@ -17,7 +17,7 @@ use crate::worker::child::{self, Report, Writer, begin, send};
 use crate::worker::keep_memory;
 use crate::worker::sandbox::{self, Reach};
 use crate::worker::trace::{Tracer, TracerConfig};
-use crate::worker::wire::{self, ProveBody, Pulse, Refusal, Request, Response};
+use crate::worker::wire::{self, Kernels, ProveBody, Pulse, Refusal, Request, Response};
 
 /// How a process that drives a device is set up.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +47,49 @@ pub struct Opened<B> {
     pub backend: B,
     /// What it is doing.
     pub activity: Box<dyn Fn() -> Activity + Send>,
+    /// Runs once, in a thread of its own, when the node wants the tables made ahead.
+    pub compile: Compile,
+}
+
+/// Compiles what proofs will need and says how many programs that are. Its error, in words, disables the device.
+pub type Compile = Box<dyn FnOnce(&Ahead) -> Result<u32, String> + Send>;
+
+/// What work that nobody waits for goes by.
+pub struct Ahead {
+    work: Arc<Work>,
+    writer: Writer,
+}
+
+impl Ahead {
+    /// Whether the next piece may be begun: not while a request is in work.
+    pub fn may_go(&self) -> bool {
+        !self.work.busy.load(Ordering::Relaxed)
+    }
+
+    /// Tells the node how many of all programs are ready.
+    pub fn tell(&self, ready: u32, all: u32) {
+        // Without a node this process ends anyway.
+        let _ = send(&self.writer, &Response::Kernels(Kernels::Compiling { ready, all }));
+    }
+
+    /// Compiles in a thread of the lowest priority, and tells the node how it ended.
+    fn start(self, compile: Compile) -> io::Result<()> {
+        let work = move || {
+            sandbox::step_back();
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compile(&self)));
+            let kernels = match done {
+                Ok(Ok(all)) => Kernels::Ready { all },
+                Ok(Err(detail)) => Kernels::Refused { detail: crate::error::shorten(&detail) },
+                Err(panic) => {
+                    let panic: Box<dyn std::any::Any + Send> = panic;
+                    let detail = format!("compiling kernels: {}", crate::runner::panic_text(&panic));
+                    Kernels::Refused { detail: crate::error::shorten(&detail) }
+                }
+            };
+            let _ = send(&self.writer, &Response::Kernels(kernels));
+        };
+        std::thread::Builder::new().name("kernels".into()).spawn(work).map(drop)
+    }
 }
 
 /// How often the node is told what the device does.
@@ -55,7 +98,8 @@ const PULSE: Duration = Duration::from_secs(5);
 /// The whole life of a worker that proves on a device. Call it first thing in `main`, before any thread is started. `open`
 /// opens the device and tests it; its error, in words, is what the node is told.
 pub fn device_main<B: Backend>(setup: &DeviceProcess, open: impl FnOnce() -> Result<Opened<B>, String>) -> ! {
-    child::end(run(setup, open))
+    // A compiler may be at work in another thread: its library's own end must not race with it.
+    child::end_at_once(run(setup, open))
 }
 
 /// What the request in work is, for the thread that tells the node.
@@ -138,10 +182,10 @@ fn run<B: Backend>(setup: &DeviceProcess, open: impl FnOnce() -> Result<Opened<B
     begun.start_threads()?;
     tracing::debug!(?own, ?programs, "sandboxes of the device's process and of the programs'");
     let work = Arc::new(Work::default());
-    let mut engine = match open() {
-        Ok(Opened { backend, activity }) => {
+    let (mut engine, mut compile) = match open() {
+        Ok(Opened { backend, activity, compile }) => {
             beat(writer.clone(), Arc::clone(&work), activity)?;
-            Engine::with(backend)
+            (Engine::with(backend), Some(compile))
         }
         Err(detail) => {
             return send(&writer, &Response::Refused(Refusal::Device { detail: crate::error::shorten(&detail) }));
@@ -150,6 +194,11 @@ fn run<B: Backend>(setup: &DeviceProcess, open: impl FnOnce() -> Result<Opened<B
     send(&writer, &Response::Ready(programs))?;
     let mut pace = Pace::default();
     while let Some(request) = wire::read::<Request>(&mut begun.reader)? {
+        if matches!(request, Request::WarmUp)
+            && let Some(compile) = compile.take()
+        {
+            Ahead { work: Arc::clone(&work), writer: writer.clone() }.start(compile)?;
+        }
         work.busy.store(true, Ordering::Relaxed);
         let response = match request {
             Request::WarmUp => match pace.warm_up(&mut engine, Engine::warm_up) {

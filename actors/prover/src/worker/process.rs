@@ -22,7 +22,7 @@ use crate::error::shorten;
 use crate::stages::Stage;
 use crate::worker::error::JobError;
 use crate::worker::sandbox::Sandbox;
-use crate::worker::wire::{self, Pulse, Refusal, Request, Response};
+use crate::worker::wire::{self, Kernels, Pulse, Refusal, Request, Response};
 use crate::worker::{Kind, child};
 
 /// Longest wait for the first record of a child of this binary.
@@ -33,6 +33,8 @@ const REAP_LIMIT: Duration = Duration::from_secs(5);
 const ADDRESS_SLACK: u64 = 2 << 30;
 /// Children that wait to be started; over it, starting one is an error.
 const STARTS_WAITING_MAX: usize = 64;
+/// Bytes of a record's length.
+const HEAD: usize = 4;
 /// Lines of a child's error output that are logged per child.
 const LOG_LINES_MAX: usize = 50;
 /// Lines of it that are kept to name its end.
@@ -126,6 +128,10 @@ pub(crate) struct Process {
     socket: UnixStream,
     silence_limit: Duration,
     pulses: Option<PulseLimits>,
+    /// What has arrived of the next record.
+    incoming: Vec<u8>,
+    /// What it last said of kernels that it compiles ahead.
+    pub(crate) kernels: Option<Kernels>,
     last_words: Arc<Mutex<VecDeque<String>>>,
     pub(crate) pid: u32,
     pub(crate) sandbox: Sandbox,
@@ -206,7 +212,8 @@ impl Process {
         }
         let sandbox = Sandbox { landlock: false, seccomp: false };
         let (silence_limit, pulses) = (config.silence_limit, config.pulses);
-        let mut process = Self { child, socket, silence_limit, pulses, last_words, pid, sandbox };
+        let (incoming, kernels) = (Vec::new(), None);
+        let mut process = Self { child, socket, silence_limit, pulses, incoming, kernels, last_words, pid, sandbox };
         match timeout(config.start_limit, process.receive()).await {
             Ok(Ok(Some(Response::Ready(sandbox)))) => {
                 process.sandbox = sandbox;
@@ -232,20 +239,37 @@ impl Process {
         }
     }
 
+    /// The next record; `None` at the stream's end. What has arrived of one stays when the future is dropped.
     async fn receive(&mut self) -> io::Result<Option<Response>> {
-        let mut head = [0u8; 4];
-        match self.socket.read_exact(&mut head).await {
-            Ok(_) => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
-                return Ok(None);
+        loop {
+            if let Some((head, rest)) = self.incoming.split_first_chunk::<HEAD>() {
+                let length = wire::frame_length::<Response>(*head)?;
+                if let Some(bytes) = rest.get(..length) {
+                    let response = wire::parse(bytes);
+                    self.incoming.drain(..length.saturating_add(HEAD));
+                    return response.map(Some);
+                }
+                self.incoming.reserve(length.saturating_sub(rest.len()));
             }
-            Err(e) => return Err(e),
+            match self.socket.read_buf(&mut self.incoming).await {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(e) => return Err(e),
+            }
         }
-        let mut bytes = vec![0u8; wire::frame_length::<Response>(head)?];
-        match self.socket.read_exact(&mut bytes).await {
-            Ok(_) => wire::parse(&bytes).map(Some),
-            Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => Ok(None),
-            Err(e) => Err(e),
+    }
+
+    /// Waits for what an idle child says unasked; false when it has ended, or says what no idle child says.
+    pub(crate) async fn hear(&mut self) -> bool {
+        match self.receive().await {
+            Ok(Some(Response::Kernels(kernels))) => {
+                self.kernels = Some(kernels);
+                true
+            }
+            // Sent in the moment in which the last request ended.
+            Ok(Some(Response::Alive(_))) => true,
+            Ok(_) | Err(_) => false,
         }
     }
 
@@ -282,6 +306,7 @@ impl Process {
                             return Err(JobError::Hung { silence_ms: ms(moved.elapsed()) });
                         }
                     }
+                    Ok(Ok(Some(Response::Kernels(kernels)))) => self.kernels = Some(kernels),
                     Ok(Ok(Some(Response::Refused(refusal)))) => return Err(JobError::from(refusal)),
                     Ok(Ok(Some(response))) => return Ok(response),
                     Ok(Ok(None)) => return Err(self.end().await),

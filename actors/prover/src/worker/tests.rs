@@ -35,6 +35,7 @@ fn child_entry() {
         }
         Ok("probe") => probe(),
         Ok("device") => device_tests::device(),
+        Ok("device with bad kernels") => device_tests::with_bad_kernels(),
         Ok("device without driver") => device_tests::without_driver(),
         Ok("device probe") => device_tests::probe(),
         Ok("silent") => loop {

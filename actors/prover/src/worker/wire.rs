@@ -10,6 +10,7 @@ use types::keys::PublicKey;
 use types::statement::Statement;
 use types::verdict::FailureReason;
 
+use crate::backend::DeviceMemory;
 use crate::engine::{ProveError, ProveRequest, Proven};
 use crate::error::{Fault, ProgramError};
 use crate::execute::{ExecuteRequest, Executed};
@@ -103,6 +104,30 @@ pub(crate) enum Response {
     Refused(Refusal),
     /// The child is there, and this is what it does. Only one that drives a device says so.
     Alive(Pulse),
+    /// How far a child that drives a device is with the kernels that it compiles ahead; sent unasked.
+    Kernels(Kernels),
+}
+
+/// Kernels that a device's process compiles before a proof asks for them.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Kernels {
+    /// The compiler is at work, or waits for a proof's end.
+    Compiling {
+        /// Programs that are ready.
+        ready: u32,
+        /// All that proofs may need.
+        all: u32,
+    },
+    /// All are ready.
+    Ready {
+        /// How many.
+        all: u32,
+    },
+    /// The driver refuses at least one.
+    Refused {
+        /// Which, and what the driver says.
+        detail: String,
+    },
 }
 
 /// What a child that drives a device does, told every few seconds while it has a request in work.
@@ -131,6 +156,7 @@ pub(crate) struct ProvenBody {
     verify_us: u64,
     phases_ms: Vec<(Stage, u64)>,
     estimated_bytes: u64,
+    device_memory: Option<DeviceMemory>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -160,7 +186,7 @@ pub(crate) enum Refusal {
 
 impl Wire for Response {
     const NAME: &'static str = "worker response";
-    // 2: devices, and runs that are proved elsewhere. 3: pulses.
+    // 2: devices, and runs that are proved elsewhere. 3: pulses, kernels, device memory.
     const VERSION: u16 = 3;
     const BYTES_MAX: usize = proof::envelope::COMPRESSED_MAX + OUTPUT_BYTES + OVERHEAD;
 }
@@ -188,15 +214,17 @@ impl From<&ExecuteRequest> for Request {
 
 impl From<Proven> for ProvenBody {
     fn from(proven: Proven) -> Self {
-        let Proven { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes } = proven;
-        Self { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes }
+        let Proven { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, .. } = proven;
+        let Proven { estimated_bytes, device_memory, .. } = proven;
+        Self { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes, device_memory }
     }
 }
 
 impl From<ProvenBody> for Proven {
     fn from(body: ProvenBody) -> Self {
-        let ProvenBody { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes } = body;
-        Self { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes }
+        let ProvenBody { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, .. } = body;
+        let ProvenBody { estimated_bytes, device_memory, .. } = body;
+        Self { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes, device_memory }
     }
 }
 
