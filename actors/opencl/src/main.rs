@@ -96,7 +96,14 @@ struct BenchCairo {
     /// Where to prove.
     #[arg(long, value_enum, default_value_t = Backend::Opencl)]
     backend: Backend,
-    /// Measured runs of each case, each with another input.
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// What all measurements take.
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Measured runs of each case; those of Cairo have another input each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
     /// Print JSON.
@@ -178,14 +185,8 @@ struct BenchAir {
     /// Measure `SimdBackend` in the same run, and say how many times longer it takes.
     #[arg(long)]
     compare: bool,
-    /// Measured runs.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    runs: u32,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    device: DeviceArgs,
+    run: RunArgs,
 }
 
 fn worker_kind(name: &str) -> std::result::Result<Kind, String> {
@@ -260,20 +261,20 @@ fn run(command: Command) -> Result<String> {
         }
         Command::Bench { what: Bench::Air(options) } => {
             let report = bench(&options)?;
-            if options.json { json(&report) } else { Ok(text(&report)) }
+            if options.run.json { json(&report) } else { Ok(text(&report)) }
         }
         Command::Bench { what: Bench::Cairo(options) } => {
             let subjects = cairo::bench::subjects(&options.steps, options.program.as_deref(), options.args.as_deref())?;
-            let runs = options.runs as usize;
+            let runs = options.run.runs as usize;
             let report = match options.backend {
                 Backend::Simd => cairo::bench::on_host(subjects, runs)?,
                 Backend::Opencl => {
                     // Before the driver starts its threads.
                     prover::bench::prepare();
-                    cairo::bench::on_device(&subjects, runs, options.device.open()?)?
+                    cairo::bench::on_device(&subjects, runs, options.run.device.open()?)?
                 }
             };
-            if options.json { json(&report) } else { Ok(cairo::bench::text(&report)) }
+            if options.run.json { json(&report) } else { Ok(cairo::bench::text(&report)) }
         }
     }
 }
@@ -339,13 +340,13 @@ fn measure<W: Workload>(
         log_rows: options.log_rows,
         columns,
         security: options.security,
-        runs: options.runs as usize,
+        runs: options.run.runs as usize,
         verify: options.verify,
     };
     match options.backend {
         Backend::Simd => on_host_with(&plan, make_on_host),
         Backend::Opencl => {
-            let mut report = on_device_with(&plan, make_on_device, options.device.open()?)?;
+            let mut report = on_device_with(&plan, make_on_device, options.run.device.open()?)?;
             if options.compare {
                 compare(&mut report, on_host_with(&plan, make_on_host)?)?;
             }

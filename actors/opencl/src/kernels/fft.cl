@@ -10,6 +10,15 @@ static inline void fft_load_@K@(uint *v, __global const uint *source, uint base,
     }
 }
 
+// Stores the values where they were loaded from, times `scale`.
+static inline void fft_store_@K@(__global uint *target, const uint *v, uint base, uint lo, uint scale)
+{
+#pragma unroll
+    for (uint m = 0; m < 1u << @K@; m++) {
+        target[base + (m << lo)] = scale == 1 ? v[m] : m31_mul(v[m], scale);
+    }
+}
+
 // Twiddle number h of layer `layer`; layer 0, the circle's, follows from layer 1.
 static inline uint fft_twiddle_@K@(__global const uint *w, uint w_len, uint log_w, uint layer, uint h)
 {
@@ -76,10 +85,7 @@ __kernel void fft_forward_@K@(SLABS, uint tables, uint columns, uint twiddle, ui
     uint v[1 << @K@];
     fft_load_@K@(v, source, base, lo, source_len);
     fft_down_@K@(v, COLUMN(twiddle), w_len, log_w, lo, hi);
-#pragma unroll
-    for (uint m = 0; m < 1u << @K@; m++) {
-        target[base + (m << lo)] = v[m];
-    }
+    fft_store_@K@(target, v, base, lo, 1);
 }
 
 // The last pass multiplies by `scale`, the inverse of the number of values; the others have 1.
@@ -98,8 +104,5 @@ __kernel void fft_inverse_@K@(SLABS, uint tables, uint columns, uint twiddle, ui
     uint v[1 << @K@];
     fft_load_@K@(v, source, base, lo, 0xffffffffu);
     fft_up_@K@(v, COLUMN(twiddle), w_len, log_w, lo, hi);
-#pragma unroll
-    for (uint m = 0; m < 1u << @K@; m++) {
-        target[base + (m << lo)] = scale == 1 ? v[m] : m31_mul(v[m], scale);
-    }
+    fft_store_@K@(target, v, base, lo, scale);
 }
