@@ -65,7 +65,7 @@ pub trait Backend {
     /// Decides how a proof of this size is made within `memory_limit` bytes of host memory.
     ///
     /// # Errors
-    /// [`ProveError::Memory`] or [`ProveError::DeviceMemory`] when host or device have too little memory for it in any way.
+    /// [`ProveError::Memory`] or [`ProveError::Device`] when host or device have too little memory for it in any way.
     fn plan(&self, estimate: Estimate, memory_limit: Option<u64>) -> Result<Plan, ProveError>;
 
     /// Proves an adapted run, entering the stages from `Trace` to `ProofOfWork` on `clock`. Makes the shared tables if they

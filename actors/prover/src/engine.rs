@@ -17,7 +17,7 @@ use types::statement::Statement;
 
 use crate::args::Arguments;
 use crate::backend::{Backend, DeviceMemory, Plan};
-use crate::error::ProgramError;
+use crate::error::{DeviceFault, ProgramError};
 use crate::memory::{self, Estimate};
 use crate::program::Program;
 use crate::runner::{RunError, RunRequest, panic_text, run};
@@ -113,19 +113,9 @@ pub enum ProveError {
         /// What was met.
         detail: String,
     },
-    /// The device that the backend computes on gave no proof, or one that the strict verifier refuses. Says nothing about
-    /// the run: the processor may prove it.
-    #[error("the device gave no proof: {detail}")]
-    Device {
-        /// What the device's driver or the verifier said.
-        detail: String,
-    },
-    /// The proof is too large for the device. Says nothing against the device: the processor may prove the run.
-    #[error("the device gave no proof: {detail}")]
-    DeviceMemory {
-        /// What is needed, and what there is.
-        detail: String,
-    },
+    /// The device that the backend computes on gave no proof, or one that the strict verifier refuses.
+    #[error("the device gave no proof: {0}")]
+    Device(DeviceFault),
 }
 
 /// Makes proofs, one at a time.

@@ -18,7 +18,7 @@ use proof::policy;
 use prover::backend::{DeviceMemory, PreProcessedTrace, ProverInput, ProverParameters, parameters, preprocessed};
 use prover::flow::{self, Columns};
 use prover::memory::Estimate;
-use prover::{Backend, Clock, Plan, ProveError, Stage};
+use prover::{Backend, Clock, DeviceFault, Plan, ProveError, Stage};
 use stwo::core::channel::Blake2sChannel;
 use stwo::core::proof_of_work::GrindOps;
 use stwo::core::utils::MaybeOwned;
@@ -89,10 +89,10 @@ impl fmt::Debug for Cairo {
 /// What a failure of the device says about the job: nothing.
 fn device(error: Error) -> ProveError {
     let detail = error.to_string();
-    match error {
-        Error::OutOfMemory { .. } => ProveError::DeviceMemory { detail },
-        _ => ProveError::Device { detail },
-    }
+    ProveError::Device(match error {
+        Error::OutOfMemory { .. } => DeviceFault::TooLarge { detail },
+        _ => DeviceFault::Failed { detail },
+    })
 }
 
 impl Cairo {
@@ -138,7 +138,7 @@ impl Backend for Cairo {
     }
 
     fn preprocessed_root(&self) -> std::result::Result<[u8; 32], ProveError> {
-        let warm = self.warm.as_ref().ok_or_else(|| ProveError::Device { detail: "no tables".into() })?;
+        let warm = self.warm.as_ref().ok_or_else(|| ProveError::Device(DeviceFault::failed("no tables")))?;
         guarded(|| warm.tree.commitment.root().0).map_err(device)
     }
 
@@ -177,7 +177,7 @@ impl Backend for Cairo {
     }
 
     fn failed(detail: String) -> ProveError {
-        ProveError::Device { detail }
+        ProveError::Device(DeviceFault::Failed { detail })
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
 use crate::engine::{Engine, ProveError, Proven};
+use crate::error::DeviceFault;
 use crate::memory;
 use crate::stages::Clock;
 use crate::worker::child::{self, Report, Writer, begin, send};
@@ -188,7 +189,7 @@ fn run<B: Backend>(setup: &DeviceProcess, open: impl FnOnce() -> Result<Opened<B
             (Engine::with(backend), Some(compile))
         }
         Err(detail) => {
-            return send(&writer, &Response::Refused(Refusal::Device { detail: crate::error::shorten(&detail) }));
+            return send(&writer, &Response::Refused(Refusal::Device(DeviceFault::failed(detail).shortened())));
         }
     };
     send(&writer, &Response::Ready(programs))?;
@@ -223,7 +224,7 @@ fn run<B: Backend>(setup: &DeviceProcess, open: impl FnOnce() -> Result<Opened<B
 /// A shortage or a panic in this process says nothing about the job: that is a matter of the device.
 fn device_fault(refusal: Refusal) -> Refusal {
     match refusal {
-        Refusal::Resources { detail, .. } => Refusal::Device { detail },
+        Refusal::Resources { detail, .. } => Refusal::Device(DeviceFault::Failed { detail }),
         other => other,
     }
 }
@@ -231,7 +232,7 @@ fn device_fault(refusal: Refusal) -> Refusal {
 /// A device that can't hold the tables of all proofs is good for none, whatever the job.
 fn tables_fault(refusal: Refusal) -> Refusal {
     match device_fault(refusal) {
-        Refusal::DeviceMemory { detail } => Refusal::Device { detail },
+        Refusal::Device(DeviceFault::TooLarge { detail }) => Refusal::Device(DeviceFault::Failed { detail }),
         other => other,
     }
 }

@@ -222,7 +222,7 @@ impl Process {
             Ok(Ok(Some(Response::Refused(refusal)))) => {
                 process.kill().await;
                 Err(match refusal {
-                    Refusal::Device { detail } => start_error(detail),
+                    Refusal::Device(fault) => start_error(fault),
                     other => start_error(JobError::from(other)),
                 })
             }

@@ -12,7 +12,7 @@ use types::verdict::FailureReason;
 
 use crate::backend::DeviceMemory;
 use crate::engine::{ProveError, ProveRequest, Proven};
-use crate::error::{Fault, ProgramError};
+use crate::error::{DeviceFault, Fault, ProgramError};
 use crate::execute::{ExecuteRequest, Executed};
 use crate::inspect::Inspection;
 use crate::runner::RunError;
@@ -180,8 +180,7 @@ pub(crate) enum Refusal {
     Internal { detail: String },
     Memory { needed: u64, limit: u64 },
     Unprovable { detail: String },
-    Device { detail: String },
-    DeviceMemory { detail: String },
+    Device(DeviceFault),
 }
 
 impl Wire for Response {
@@ -271,8 +270,7 @@ impl From<ProveError> for Refusal {
             ProveError::Run(RunError::Internal { detail }) => Self::Internal { detail: short(detail) },
             ProveError::Memory { needed, limit } => Self::Memory { needed, limit },
             ProveError::Unprovable { detail } => Self::Unprovable { detail: short(detail) },
-            ProveError::Device { detail } => Self::Device { detail: short(detail) },
-            ProveError::DeviceMemory { detail } => Self::DeviceMemory { detail: short(detail) },
+            ProveError::Device(fault) => Self::Device(fault.shortened()),
         }
     }
 }
