@@ -28,6 +28,6 @@ pub use error::{ErrorClass, Result, StorageError};
 pub use home::{Home, Layout};
 pub use memory::MemoryStore;
 pub use records::{BlockCommit, Head, SignedMessages, TxLocation};
-pub use rocks::RocksStore;
+pub use rocks::{RocksStore, StoreUsage};
 pub use store::{Snapshot, Store, StoreRead};
 pub use table::{Batch, Durability, Table};

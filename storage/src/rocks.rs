@@ -19,11 +19,11 @@ use crate::store::{Snapshot, Store, StoreRead};
 use crate::table::{Batch, Durability, Table};
 
 /// All memory tables together, bytes.
-const MEMTABLES_BYTES: usize = 48 << 20;
+const MEMTABLES_BYTES: usize = 24 << 20;
 /// One memory table, bytes.
-const MEMTABLE_BYTES: usize = 8 << 20;
+const MEMTABLE_BYTES: usize = 4 << 20;
 /// Cache of blocks, indexes and filters, shared by all tables, bytes.
-const CACHE_BYTES: usize = 48 << 20;
+const CACHE_BYTES: usize = 32 << 20;
 /// RocksDB's own log is flushed beyond this, bytes.
 const LOG_BYTES: u64 = 64 << 20;
 /// Open files, of which there are few: tables are compacted to tens of megabytes each.
@@ -35,6 +35,21 @@ const BLOCK_FILE_FROM: u64 = 4 << 10;
 #[derive(Clone)]
 pub struct RocksStore {
     db: Arc<DB>,
+    /// The tables' common cache.
+    cache: Cache,
+}
+
+/// What a database takes by RocksDB's own account, bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoreUsage {
+    /// Sorted files.
+    pub files: u64,
+    /// Files of large values.
+    pub blob_files: u64,
+    /// Memory tables.
+    pub memory_tables: u64,
+    /// Cache of blocks, indexes and filters, in memory.
+    pub cache: u64,
 }
 
 impl fmt::Debug for RocksStore {
@@ -61,20 +76,24 @@ impl RocksStore {
         families.extend(foreign.map(|name| ColumnFamilyDescriptor::new(name, table_options(None, &cache))));
         let db = DB::open_cf_descriptors(&options, path, families);
         let db = db.map_err(if there.is_empty() { wrap } else { wrap_open })?;
-        let store = Self { db: Arc::new(db) };
+        let store = Self { db: Arc::new(db), cache };
         meta::check_schema(&store)?;
         Ok(store)
     }
 
-    /// Bytes of RocksDB's files and memory, by its own account: (sorted files, blob files, memory tables, cache).
-    pub fn usage(&self) -> (u64, u64, u64, u64) {
+    /// What the database takes now.
+    pub fn usage(&self) -> StoreUsage {
         let sum = |name: &str| {
             let of = |t: &Table| self.db.property_int_value_cf(family(&self.db, *t).ok()?, name).ok().flatten();
             Table::ALL.iter().filter_map(of).fold(0, u64::saturating_add)
         };
-        let cache = self.db.property_int_value("rocksdb.block-cache-usage").ok().flatten().unwrap_or(0);
-        let files = sum("rocksdb.total-sst-files-size");
-        (files, sum("rocksdb.total-blob-file-size"), sum("rocksdb.cur-size-all-mem-tables"), cache)
+        StoreUsage {
+            files: sum("rocksdb.total-sst-files-size"),
+            blob_files: sum("rocksdb.total-blob-file-size"),
+            memory_tables: sum("rocksdb.cur-size-all-mem-tables"),
+            // Not asked of the database: its own answer is that of a table of RocksDB's that is not ours.
+            cache: self.cache.get_usage() as u64,
+        }
     }
 }
 

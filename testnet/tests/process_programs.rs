@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 use testnet::harness::{Cli, Cluster, Options, binary};
 use testnet::rpc::Rpc;
 use testnet::sender::{Sender, spec_of};
-use types::job::{HashFunction, ProgramKind};
+use types::felt::Felt;
+use types::job::{HashFunction, OutputRule, ProgramKind};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// A job with four provers that decline twice, or a proof, on a machine that does other things, too.
@@ -203,10 +204,22 @@ fn accepted_and_failed(cluster: &mut Cluster, nodes: &[Rpc], sender: &Sender, ca
         ensure!(answer["result"]["status"] == "decided", "{name}: {answer}");
         jobs.push((name, answer["result"]["job_id"].as_str().context("job_id")?.to_owned(), reason));
     }
+    // The run is good, and its output is not the one that was asked for: found before anything is proven, by every node.
+    let good = sample::fibonacci(10);
+    ensure!(nodes[1].send("PUT", "/v1/blobs", &good)?.0 == 201, "upload");
+    let mut spec = spec_of(ProgramKind::Cairo0, &good, None, 100_000);
+    spec.program_hash = prover::inspect(&good, Some(HashFunction::Poseidon))?.program_hash;
+    spec.output_rule = OutputRule::Prefix(vec![Felt::from_u128(123_456_789)]);
+    let (_, answer) = sender.submit(&nodes[1], spec)?;
+    let job = answer["result"]["job_id"].as_str().with_context(|| format!("job_id: {answer}"))?.to_owned();
+    jobs.push(("other output", job, "with another output than the job fixes"));
     for (name, job, reason) in jobs {
         let view = cluster.wait_job(2, &job, JOB)?;
         ensure!(view["status"] == "failed", "{name}: {view}");
         ensure!(view["error"].as_str().is_some_and(|error| error.contains(reason)), "{name}: {view}");
+        if name == "other output" {
+            ensure!(view["fee"] != "0", "its steps were executed: {view}");
+        }
         if name == "store at 10^9" {
             ensure!(view["fee"] == "0", "nothing is charged for what nobody could run: {view}");
         }

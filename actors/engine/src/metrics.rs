@@ -21,6 +21,7 @@ pub(crate) struct Metrics {
     pub(crate) transactions: IntCounter,
     /// Transactions waiting.
     pub(crate) mempool: IntGauge,
+    pub(crate) mempool_dropped: IntCounter,
     /// From block to block.
     pub(crate) block_seconds: Histogram,
     /// Applying a decided block: execution (if new), batch, view.
@@ -39,6 +40,10 @@ pub(crate) struct Metrics {
     pub(crate) prover_proofs: IntCounterVec,
     /// Proofs that a device began and the processor made, by kind of reason.
     pub(crate) prover_fallbacks: IntCounterVec,
+    /// Settings that name no device of this machine.
+    pub(crate) prover_settings_unmatched: IntGaugeVec,
+    /// Device memory of the last proof on a device, estimated and at its peak.
+    pub(crate) prover_device_memory: IntGaugeVec,
     /// OpenCL devices of this machine, by state.
     pub(crate) prover_devices: IntGaugeVec,
     /// Jobs that are not terminal.
@@ -190,6 +195,10 @@ impl Metrics {
             sync_target: make
                 .gauge("proofmesh_sync_target_height", "Highest height a peer in good standing claims.")?,
             mempool: make.gauge("proofmesh_mempool_transactions", "Transactions that wait for a block.")?,
+            mempool_dropped: make.counter(
+                "proofmesh_mempool_dropped_total",
+                "Gossiped transactions dropped unseen, because their sender's were mostly useless or too many.",
+            )?,
             jobs_pending: make.gauge("jobs_in_queue", "Jobs that are not terminal.")?,
             uptime: make.gauge("service_uptime_seconds", "Seconds since the engine started.")?,
             block_seconds: make.histogram(
@@ -231,6 +240,16 @@ impl Metrics {
                 )?,
                 Reason::ALL.map(Reason::name),
             ),
+            prover_settings_unmatched: make.gauges(
+                "proofmesh_prover_settings_unmatched",
+                "Entries of prover.devices and prover.exclude that name no device of this machine.",
+                "setting",
+            )?,
+            prover_device_memory: make.gauges(
+                "proofmesh_prover_device_memory_bytes",
+                "Device memory of the last own proof on a device: the estimate before it, and the most in use at once.",
+                "kind",
+            )?,
             prover_devices: make.gauges(
                 "proofmesh_prover_devices",
                 "OpenCL devices of this machine, by what the node does with them.",

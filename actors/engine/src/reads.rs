@@ -9,6 +9,7 @@ use storage::{StorageError, StoreRead};
 use thiserror::Error;
 use types::ids::{BlobHash, Height, JobId, TimeMs};
 use types::job::JobStatus;
+use types::limits::SET_CHANGES_MAX;
 use types::receipt::Receipt;
 use types::statement::Statement;
 use types::transaction::DeclineReason;
@@ -43,6 +44,15 @@ pub(crate) enum NoReceipt {
     /// The retention time is over.
     #[error("the proof of job {0} was pruned after its retention time")]
     Pruned(JobId),
+    /// More changes of the validator set since the height than a receipt holds.
+    #[error(
+        "the validator set changed more than {SET_CHANGES_MAX} times between height {since} and the job's; name a later \
+         height of a change that you trust as `since`, and its block to `verify --checkpoint`"
+    )]
+    TooManySets {
+        /// The height named.
+        since: Height,
+    },
     /// A read failed.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -238,18 +248,25 @@ fn receipt_parts(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<(Proof
     }
 }
 
-/// Puts a job's receipt together.
+/// Puts a job's receipt together, with the changes of the validator set announced from height `since` on: all of them, for
+/// a reader who trusts genesis, or those from a checkpoint.
 ///
 /// # Errors
 /// [`NoReceipt`].
-pub(crate) fn receipt(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<Receipt, NoReceipt> {
+pub(crate) fn receipt(wiring: &Wiring, view: &ChainView, id: &JobId, since: Height) -> Result<Receipt, NoReceipt> {
     let (certificate, hash) = receipt_parts(wiring, view, id)?;
     let read = |e: StorageError| NoReceipt::Read(e.into());
     let Some(record) = job(view, id).map_err(ReadError::from)? else { return Err(NoReceipt::UnknownJob(*id)) };
     let proof = wiring.blobs.read(&hash).map_err(read)?.ok_or(NoReceipt::NotHere(*id))?;
     // A header announces the set of the next height: the last that matters is of the height before the votes'.
     let last = certificate.subject.height.prev().unwrap_or(Height(0));
-    let set_changes = wiring.store.set_changes(Height(0), last).map_err(read)?;
+    let set_changes = wiring.store.set_changes(since, last).map_err(read)?;
+    if let Some(end) = set_changes.last().filter(|_| set_changes.len() >= SET_CHANGES_MAX) {
+        let more = wiring.store.set_changes(end.header.height.next(), last).map_err(read)?;
+        if !more.is_empty() {
+            return Err(NoReceipt::TooManySets { since });
+        }
+    }
     Ok(Receipt {
         genesis: wiring.genesis_hash,
         statement: statement(wiring, id, &record),

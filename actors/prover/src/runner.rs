@@ -25,7 +25,7 @@ use cairo_vm::vm::errors::vm_errors::VirtualMachineError;
 use cairo_vm::vm::runners::cairo_runner::CairoRunner;
 use thiserror::Error;
 use types::felt::Felt;
-use types::job::HashFunction;
+use types::job::{HashFunction, OutputRule};
 use types::verdict::FailureReason;
 
 use self::processor::Processor;
@@ -79,6 +79,8 @@ pub(crate) struct RunRequest {
     pub(crate) binding: [Felt; 2],
     /// Steps after which the program has failed.
     pub(crate) max_steps: u64,
+    /// What the output must be; otherwise the program has failed.
+    pub(crate) output_rule: OutputRule,
     /// Whether the trace is kept, for a proof.
     pub(crate) trace: bool,
 }
@@ -119,7 +121,7 @@ pub(crate) fn panic_text(panic: &Box<dyn Any + Send>) -> String {
 }
 
 fn run_inner(request: RunRequest, assets: &'static Assets) -> Result<Run, RunError> {
-    let RunRequest { program, args, hash_function, binding, max_steps, trace } = request;
+    let RunRequest { program, args, hash_function, binding, max_steps, output_rule, trace } = request;
     let internal = |detail: String| RunError::Internal { detail: shorten(&detail) };
     let (task, input) = user_task(program, args);
     let hash_function = hash::to_library(hash_function);
@@ -140,6 +142,10 @@ fn run_inner(request: RunRequest, assets: &'static Assets) -> Result<Run, RunErr
     let cells = output_cells(&mut runner).map_err(internal)?;
     let (program_hash, output) = processor.user_output(&cells)?;
     let steps = processor.counted();
+    if let Some(at) = output_rule.broken_at(&output) {
+        let detail = format!("its output of {} words differs at word {at} from what the job fixes", output.len());
+        return Err(RunError::Failed { reason: FailureReason::Output, detail, steps });
+    }
     Ok(Run { runner, program_hash, output, steps, total_steps: processor.steps })
 }
 

@@ -87,6 +87,10 @@ pub(super) struct ReceiptArgs {
     /// File to write.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Height of a change of the validator set that the reader trusts: the receipt begins there, and is verified with
+    /// that block as --checkpoint. Without it the receipt begins at genesis.
+    #[arg(long, value_name = "HEIGHT", default_value_t = 0)]
+    since: u64,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -196,7 +200,7 @@ fn explain(context: &Context, args: &JobArgs) -> Result<(), Failure> {
 fn receipt(context: &Context, args: &ReceiptArgs) -> Result<(), Failure> {
     let id = job_id(&args.id)?;
     let client = Client::of(&context.home, &args.client)?;
-    let answer: Value = block_on(client.call_slow("job_receipt", json!([id])))?;
+    let answer: Value = block_on(client.call_slow("job_receipt", json!([id, args.since])))?;
     let bytes = answer["receipt"]
         .as_str()
         .and_then(|digits| hex::decode(digits).ok())

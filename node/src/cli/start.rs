@@ -70,7 +70,19 @@ impl StartArgs {
     }
 }
 
+/// Two arenas for all threads: a node allocates little at a time from many threads, and each arena keeps for itself what
+/// the busiest moment of its threads took.
+fn few_arenas() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code, reason = "the C library's allocator is set through its C interface")]
+    // SAFETY: mallopt only sets a number of the allocator, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
 pub(super) fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> {
+    few_arenas();
     context.home.require()?;
     let config = layers::load(&context.home, args.flags())?.config;
     let genesis = context.home.genesis()?;
@@ -180,6 +192,8 @@ async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure
     let handler = |kind| signal(kind).map_err(|e| Failure::error("io", format!("handling signals: {e}")));
     let mut signals =
         Signals { terminate: handler(SignalKind::terminate())?, interrupt: handler(SignalKind::interrupt())? };
+    // Asks for a look at the devices.
+    let mut hang_up = handler(SignalKind::hangup())?;
     // With a handler, a write beyond a limit on file sizes fails like any other write, instead of ending the process.
     let _file_size = handler(SignalKind::from_raw(libc::SIGXFSZ))?;
     let address = config.rpc_listen()?;
@@ -199,12 +213,15 @@ async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure
         prover = config.node.prover,
         "node is up"
     );
-    let ended = tokio::select! {
-        reason = engine.stopped() => reason,
-        name = signals.next() => {
-            info!(signal = name, "draining; a second signal ends at once");
-            drain(&engine, server, &mut signals).await;
-            return Ok(());
+    let ended = loop {
+        tokio::select! {
+            reason = engine.stopped() => break reason,
+            Some(()) = hang_up.recv() => engine.look_for_devices(),
+            name = signals.next() => {
+                info!(signal = name, "draining; a second signal ends at once");
+                drain(&engine, server, &mut signals).await;
+                return Ok(());
+            }
         }
     };
     server.shutdown().await;

@@ -93,9 +93,10 @@ fn jobs(module: &mut RpcModule<Edge>) -> Result<(), RegisterError> {
             Ok(json!({ "jobs": jobs, "cursor": cursor }))
         },
     )?;
-    method(module, "job_receipt", &["job_id"], READ_TIMEOUT, |edge, mut arguments| async move {
+    method(module, "job_receipt", &["job_id", "since"], READ_TIMEOUT, |edge, mut arguments| async move {
         let job = arguments.required::<JobId>("job_id", HEX32)?;
-        let receipt = edge.engine.receipt(job).await?;
+        let since = arguments.optional::<Height>("since", "a height")?.unwrap_or(Height(0));
+        let receipt = edge.engine.receipt(job, since).await?;
         Ok(json!({ "job_id": job, "bytes": receipt.len(), "receipt": hex::encode(receipt) }))
     })?;
     method(module, "job_explain", &["job_id"], READ_TIMEOUT, |edge, mut arguments| async move {

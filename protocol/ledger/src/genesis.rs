@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 use types::genesis::Genesis;
-use types::ids::{Amount, BlockId, Height, StateRoot};
+use types::ids::{Amount, BlockId, Height, StateRoot, TimeMs};
 use types::keys::PublicKey;
 use types::kv::{KvWrites, MemoryKv};
 use types::{TypeError, block::genesis_seed};
@@ -67,7 +67,8 @@ pub fn build(genesis: &Genesis) -> Result<GenesisState, GenesisError> {
         count(a.balance);
     }
     for v in &genesis.validators {
-        let record = ValidatorRecord { account: v.account, power: v.power, stake: v.stake, unbonds: None };
+        let record =
+            ValidatorRecord { account: v.account, power: v.power, stake: v.stake, power_set: TimeMs(0), unbonds: None };
         state.put(keys::validator(&v.key), &record);
         count(v.stake);
     }

@@ -16,7 +16,7 @@
 //! chain::has_work(view) -> bool                                  the next block comes at `block_ms`
 //! chain::validator_set(view, height) -> Option<ValidatorSet>     any height up to head + 2
 //! precheck::check_transaction(view, &tx, now)                    -> TxError with code, field, value, limit
-//! precheck::check_submission(view, &signed, now)                 the same before availability signatures exist
+//! precheck::check_submission(view, &signed, now, 0)               the same before availability signatures exist
 //! precheck::Outlook                                              the same for many transactions on one view
 //! known::Known                                                   signatures verified before; the `*_knowing` calls take it
 //! assign::assign(view, &job, task) -> Option<Assignment>         the only way to learn who may prove

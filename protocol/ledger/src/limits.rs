@@ -7,6 +7,9 @@ pub const PROVERS_MAX: u32 = 512;
 pub const PROVER_WEIGHT_MAX: u32 = 1_000;
 /// Validators registered or still unbonding at once; the set itself is bounded by [`types::limits::VALIDATORS_MAX`].
 pub const VALIDATOR_RECORDS_MAX: u32 = 1_000;
+/// Time between two changes of one validator's power, ms of block time. Every change of the set is a link in the receipts of
+/// all later jobs, so nobody makes them at will.
+pub const POWER_PAUSE_MS: u64 = 3_600_000;
 /// Time-driven transitions in one block; the rest follow in the next block, in order of their due time.
 pub const TIMERS_PER_BLOCK_MAX: usize = 1_024;
 /// Evidence transactions in one block. They pay no fee, so their number is bounded.

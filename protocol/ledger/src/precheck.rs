@@ -6,7 +6,7 @@ use types::keys::PublicKey;
 use types::kv::{KvRead, KvWrites};
 use types::transaction::{SignedTx, Transaction};
 
-use crate::error::{LedgerError, StateError};
+use crate::error::{LedgerError, StateError, TxError};
 use crate::execute::{Context, Exec};
 use crate::known::{Known, Nothing};
 use crate::state;
@@ -60,14 +60,31 @@ impl Outlook {
         result
     }
 
+    /// Whether the account of the sender could send `tx`, `waiting` other transactions of which may come before it: chain,
+    /// expiry, nonce and fee, without signature or execution. What this refuses, [`Outlook::admit`] refuses after those, too.
+    ///
+    /// # Errors
+    /// As [`Outlook::admit`].
+    pub fn look(&self, view: &dyn KvRead, tx: &SignedTx, waiting: u64) -> Result<(), LedgerError> {
+        let mut exec = Exec::new(view, &self.context, &Nothing);
+        exec.st.absorb(self.begun.clone());
+        let account = exec.standing(tx, waiting)?;
+        let fee = self.context.params.fees.transaction;
+        match account.balance.checked_sub(fee) {
+            Some(_) => Ok(()),
+            None => Err(TxError::balance("fee", fee, account.balance).into()),
+        }
+    }
+
     /// As [`check_submission`].
     ///
     /// # Errors
     /// As [`check_submission`].
-    fn submission(&self, view: &dyn KvRead, tx: &SignedTx) -> Result<(), LedgerError> {
+    fn submission(&self, view: &dyn KvRead, tx: &SignedTx, waiting: u64) -> Result<(), LedgerError> {
         let mut exec = Exec::new(view, &self.context, &Nothing);
         exec.st.absorb(self.begun.clone());
-        exec.envelope(tx)?;
+        exec.standing(tx, waiting)?;
+        exec.signed(tx)?;
         exec.submit(tx)
     }
 }
@@ -100,10 +117,11 @@ pub fn check_after(
 }
 
 /// As [`check_transaction`] for a job's submission before any validator has signed that it holds the input: what a
-/// validator asks before it signs, and the RPC node before it collects.
+/// validator asks before it signs, and the RPC node before it collects. Up to `waiting` transactions of the sender, which
+/// nobody has seen here, may come before it.
 ///
 /// # Errors
 /// As [`check_transaction`].
-pub fn check_submission(view: &dyn KvRead, tx: &SignedTx, now: TimeMs) -> Result<(), LedgerError> {
-    Outlook::new(view, now)?.submission(view, tx)
+pub fn check_submission(view: &dyn KvRead, tx: &SignedTx, now: TimeMs, waiting: u64) -> Result<(), LedgerError> {
+    Outlook::new(view, now)?.submission(view, tx, waiting)
 }

@@ -61,6 +61,18 @@ pub enum OutputRule {
     Quorum,
 }
 
+impl OutputRule {
+    /// Index of the first word at which an output is not what the rule fixes; `None` when it is.
+    pub fn broken_at(&self, output: &[Felt]) -> Option<usize> {
+        let fixed = match self {
+            Self::Prefix(words) if !output.starts_with(words) => words,
+            Self::Exact(words) if output != words => words,
+            Self::Prefix(_) | Self::Exact(_) | Self::Quorum => return None,
+        };
+        Some(fixed.iter().zip(output).take_while(|(wanted, found)| wanted == found).count())
+    }
+}
+
 /// One computation to prove, complete: nothing else influences the run.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Serialize, Deserialize)]
 pub struct JobSpec {

@@ -129,6 +129,8 @@ pub enum FailureReason {
     Execution,
     /// A hint failed, or the arguments lack what it reads.
     Hint,
+    /// It ended, and its output is not what the job fixes of it.
+    Output,
 }
 
 /// A validator's answer.

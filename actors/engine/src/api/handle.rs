@@ -14,6 +14,7 @@ use types::genesis::Genesis;
 use types::ids::{BlobHash, BlockId, GenesisHash, Height, JobId, TimeMs, TxId};
 use types::job::{BlobRef, JobStatus};
 use types::keys::PublicKey;
+use types::limits::SET_CHANGES_MAX;
 use types::transaction::{Action, SignedTx, Transaction};
 
 use super::ApiError;
@@ -24,6 +25,7 @@ use super::views::{
 };
 use crate::app::availability::{AvailabilityMsg, Standing};
 use crate::app::mempool::MempoolMsg;
+use crate::app::prover::ProverMsg;
 use crate::mailbox::{Mailbox, Sent};
 use crate::reads::{self, NoReceipt};
 use crate::supervisor::StopReason;
@@ -321,12 +323,12 @@ impl EngineHandle {
         .await
     }
 
-    /// A job's receipt, encoded.
+    /// A job's receipt, encoded, with the changes of the validator set from height `since` on.
     ///
     /// # Errors
-    /// `unknown_job`, `receipt_not_ready`, `pruned`.
-    pub async fn receipt(&self, id: JobId) -> Result<Vec<u8>, ApiError> {
-        self.read(move |w, view| Ok(reads::receipt(w, view, &id)?.to_bytes())).await
+    /// `unknown_job`, `receipt_not_ready`, `pruned`, `out_of_bounds` for `since`.
+    pub async fn receipt(&self, id: JobId, since: Height) -> Result<Vec<u8>, ApiError> {
+        self.read(move |w, view| Ok(reads::receipt(w, view, &id, since)?.to_bytes())).await
     }
 
     /// An account.
@@ -349,6 +351,13 @@ impl EngineHandle {
             Ok(query::provers(&view.state)?.iter().map(|p| convert::prover(p, view.head.time_ms)).collect())
         })
         .await
+    }
+
+    /// Has the prover look for devices that have come or gone, in the background.
+    pub fn look_for_devices(&self) {
+        if self.wiring.mail.prover.send(ProverMsg::Look) != Sent::Accepted {
+            tracing::info!("this node does not prove, or its prover is busy: no devices are looked for");
+        }
     }
 
     /// What this node's prover does.
@@ -457,9 +466,13 @@ impl EngineHandle {
             for (actor, refused) in w.mail.refused() {
                 set(&metrics.refused.with_label_values(&[actor]), refused);
             }
-            let (files, blobs, tables, cache) = w.store.usage();
-            for (part, bytes) in [("files", files), ("blob_files", blobs), ("memory_tables", tables), ("cache", cache)]
-            {
+            let used = w.store.usage();
+            for (part, bytes) in [
+                ("files", used.files),
+                ("blob_files", used.blob_files),
+                ("memory_tables", used.memory_tables),
+                ("cache", used.cache),
+            ] {
                 set(&metrics.store_bytes.with_label_values(&[part]), bytes);
             }
             if let Ok(free) = w.blobs.disk_free() {
@@ -655,6 +668,10 @@ impl From<NoReceipt> for ApiError {
             NoReceipt::UnknownJob(id) => unknown_job(id),
             NoReceipt::NotCertified(_) | NoReceipt::NotHere(_) => Self::new("receipt_not_ready", error.to_string()),
             NoReceipt::Pruned(_) => Self::new("pruned", error.to_string()),
+            NoReceipt::TooManySets { since } => {
+                let limit = format!("at most {SET_CHANGES_MAX} changes of the set before the job");
+                Self::field("out_of_bounds", "since", since, limit, error.to_string())
+            }
             NoReceipt::Read(_) => Self::new("internal", error.to_string()),
         }
     }

@@ -1,7 +1,7 @@
 //! What a node answers: plain structs, ready for JSON. Hashes and keys are lower-case hex, felts 0x-hex, amounts decimal
 //! strings, heights and times numbers.
 
-use prover::fleet::DeviceStatus;
+use prover::fleet::{DeviceStatus, Unmatched};
 use serde::{Deserialize, Serialize};
 use types::felt::Felt;
 use types::ids::{Amount, BlobHash, BlockId, GenesisHash, Height, JobId, StateRoot, TimeMs, TxId};
@@ -250,6 +250,9 @@ pub struct ProverStatusView {
     pub backend: String,
     /// Why.
     pub backend_reason: String,
+    /// Settings that name no device of this machine.
+    #[serde(default)]
+    pub problems: Vec<Unmatched>,
     /// Proofs that can be made at once.
     pub capacity: usize,
     /// All tasks in work.
@@ -269,6 +272,7 @@ impl ProverStatusView {
             progress: None,
             backend: "none".into(),
             backend_reason: reason.into(),
+            problems: vec![],
             capacity: 0,
             running: vec![],
             devices: vec![],
@@ -422,6 +426,9 @@ pub fn failure_text(reason: FailureReason, steps: u64) -> String {
         FailureReason::Hint => {
             format!("a hint of the program failed after {steps} steps; check the arguments it reads")
         }
+        FailureReason::Output => format!(
+            "the program ended after {steps} steps with another output than the job fixes; submit it with the output it has"
+        ),
     }
 }
 

@@ -11,7 +11,7 @@ use ledger::{Head, LedgerError};
 use types::ids::{BlockId, TxId};
 use types::keys::PublicKey;
 use types::kv::KvRead;
-use types::transaction::Transaction;
+use types::transaction::{SignedTx, Transaction};
 
 /// A sender's waiting transactions by nonce.
 pub(crate) type Queue = BTreeMap<u64, (TxId, Transaction)>;
@@ -54,6 +54,20 @@ impl Ahead {
             None => Made { block: head.id, outlook: Outlook::new(view, head.time_ms)?, plans: BTreeMap::new() },
         };
         Ok(self.0.insert(made))
+    }
+
+    /// What the ledger says to a transaction after a look at its sender's account, with `waiting` transactions of the
+    /// sender here.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; whatever is refused so would be refused by [`Self::check_after`], too.
+    pub(crate) fn look(
+        &mut self,
+        (view, head): (&dyn KvRead, &Head),
+        tx: &SignedTx,
+        waiting: u64,
+    ) -> Result<(), LedgerError> {
+        self.on(view, head)?.outlook.look(view, tx, waiting)
     }
 
     /// What the ledger says to a transaction that nothing here comes before.

@@ -2,10 +2,12 @@
 //!
 //! A validator signs only for blobs that it has fetched and inspected in a sandboxed child: kind and program hash must be what
 //! the specification says. Signatures are gossiped, so any node that saw the submission completes it, even when the node that
-//! accepted it is gone. Inbox: 512 messages. Held: [`HELD_MAX`] submissions, one for a sender's
-//! nonce; one more is refused with `overloaded`. The work on a submission ends with it. A submission whose input every node
-//! refuses is dropped at once, and the reason kept for who asks ([`REFUSED_MAX`], the oldest go first). Restart: peers'
-//! signatures and the client's retry bring submissions back.
+//! accepted it is gone. It is passed on to other peers as soon as part of its input has come, so that an input that is nowhere
+//! costs the neighbours of its author something and nobody else. Inbox: 512 messages. Held: [`HELD_MAX`](super::places)
+//! submissions, one for a sender's nonce; one more is refused with `overloaded`, or takes the place of one whose input nobody
+//! has shown to hold. The work on a submission ends with it. One whose input can't be had and that nobody signed for is
+//! dropped; so is one that every node refuses, and the reason is kept for who asks ([`REFUSED_MAX`], the oldest go first).
+//! Restart: peers' signatures and the client's retry bring submissions back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,22 +18,25 @@ use network::{GossipMessage, MessageId, PeerId, Verdict as Judgement};
 use prover::Fault;
 use prover::worker::{JobError, WorkerConfig};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use storage::blobs::BlobStatus;
 use tokio::sync::{Semaphore, oneshot};
 use types::gossip::TxMessage;
 use types::ids::TxId;
-use types::job::{JobSpec, OutputRule, ProgramKind};
+use types::job::{BlobRef, JobSpec, OutputRule, ProgramKind};
 use types::keys::SecretKey;
 use types::transaction::{Action, AvailabilitySig, SignedTx, Transaction};
 
 use crate::api::ApiError;
 use crate::app::blobs;
 use crate::app::mempool::{Admission, MempoolMsg, is_false};
+use crate::app::places::{Holder, Place, place};
 use crate::mailbox::{Letter, Sent};
 use crate::task::Task;
 use crate::wiring::Wiring;
 
-/// Submissions held.
-const HELD_MAX: usize = 256;
+/// Nonces that a submission may be ahead of its account: what comes before it waits in the mempools, or gathers signatures,
+/// too.
+const AHEAD_MAX: u64 = 16;
 /// Signatures held for submissions not seen yet.
 const EARLY_MAX: usize = 1024;
 /// Reasons kept of submissions that were refused for their input.
@@ -42,6 +47,10 @@ const WAITING_MAX: usize = 8;
 const INSPECTIONS_MAX: usize = 2;
 /// Time to fetch an input.
 const FETCH_LIMIT: Duration = Duration::from_secs(30);
+/// Time between two looks whether part of an input has come.
+const LOOK: Duration = Duration::from_millis(50);
+/// Wait before an input that validators signed for is tried again here.
+const AGAIN: Duration = Duration::from_secs(10);
 /// Time to inspect a program.
 const INSPECT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -74,6 +83,11 @@ pub(crate) enum AvailabilityMsg {
         tx: TxId,
         /// The signature.
         signature: AvailabilitySig,
+    },
+    /// Part of a submission's input has come.
+    Begun {
+        /// The submission.
+        tx: TxId,
     },
     /// This validator's own answer about a submission.
     Checked {
@@ -135,8 +149,16 @@ struct Held {
     /// Given to the mempool since the last block.
     handed_on: bool,
     waiting: Vec<oneshot::Sender<ApiError>>,
+    /// Place in the order of arrivals.
+    arrival: u64,
+    /// Who sent it here, if a peer did.
+    source: Option<PeerId>,
+    /// Part of its input has come.
+    begun: bool,
+    /// The gossip message that brought it, until it is judged.
+    unjudged: Option<MessageId>,
     /// Fetches and inspects the input.
-    _work: Task,
+    work: Task,
 }
 
 /// Its state.
@@ -144,6 +166,7 @@ struct Held {
 pub(crate) struct AvailabilityState {
     args: AvailabilityArgs,
     held: BTreeMap<TxId, Held>,
+    arrivals: u64,
     early: VecDeque<(TxId, AvailabilitySig)>,
     refused: VecDeque<(TxId, ApiError)>,
     permits: Arc<Semaphore>,
@@ -162,7 +185,7 @@ impl Actor for Availability {
         args.wiring.mail.availability.attach(myself);
         let permits = Arc::new(Semaphore::new(INSPECTIONS_MAX));
         let (held, early, refused) = (BTreeMap::new(), VecDeque::new(), VecDeque::new());
-        Ok(AvailabilityState { args, held, early, refused, permits })
+        Ok(AvailabilityState { args, held, arrivals: 0, early, refused, permits })
     }
 
     async fn handle(
@@ -174,7 +197,10 @@ impl Actor for Availability {
         match letter.message {
             AvailabilityMsg::Offer { id, source, tx } => {
                 let judgement = match take(state, *tx, source) {
-                    Ok((_, true)) => Judgement::Accept,
+                    Ok((tx, true)) => {
+                        judge_later(state, tx, id);
+                        return Ok(());
+                    }
                     Ok((_, false)) => Judgement::Ignore,
                     Err(error) if is_false(&error) => Judgement::Reject,
                     Err(_) => Judgement::Ignore,
@@ -198,6 +224,7 @@ impl Actor for Availability {
                 let judgement = sign_in(state, tx, signature);
                 state.args.wiring.net.report(id, judgement);
             }
+            AvailabilityMsg::Begun { tx } => begun(state, tx),
             AvailabilityMsg::Checked { tx, result } => checked(state, tx, result),
             AvailabilityMsg::Standing { id, reply } => {
                 let refused = state.refused.iter().find(|(tx, _)| *tx == id).map(|(_, error)| error.clone());
@@ -224,7 +251,7 @@ fn take(state: &mut AvailabilityState, tx: SignedTx, source: Option<PeerId>) -> 
         return Err(error.clone());
     }
     let view = state.args.wiring.view();
-    ledger::precheck::check_submission(&view.state, &tx, view.head.time_ms)?;
+    ledger::precheck::check_submission(&view.state, &tx, view.head.time_ms, AHEAD_MAX)?;
     let Action::SubmitJob(spec) = &tx.content.action else {
         return Err(ApiError::new("not_a_submission", "only a job's submission gathers availability signatures"));
     };
@@ -241,28 +268,108 @@ fn take(state: &mut AvailabilityState, tx: SignedTx, source: Option<PeerId>) -> 
             message,
         ));
     }
-    if state.held.len() >= HELD_MAX {
-        let message = "too many submissions gather signatures; try again in a few seconds";
-        return Err(ApiError::field("overloaded", "submissions", state.held.len(), HELD_MAX, message));
-    }
+    make_place(state, source)?;
     let mut signatures = BTreeMap::new();
     for (_, signature) in state.early.iter().filter(|(tx, _)| *tx == id) {
         signatures.insert(signature.validator, *signature);
     }
     state.early.retain(|(tx, _)| *tx != id);
-    let work = inspect(state, id, spec, source);
-    state.held.insert(id, Held { tx, signatures, handed_on: false, waiting: Vec::new(), _work: work });
+    let work = inspect(state, id, spec, source, Duration::ZERO);
+    let held = Held {
+        tx,
+        signatures,
+        handed_on: false,
+        waiting: Vec::new(),
+        arrival: state.arrivals,
+        source,
+        begun: false,
+        unjudged: None,
+        work,
+    };
+    state.held.insert(id, held);
+    state.arrivals = state.arrivals.saturating_add(1);
     hand_on(state, id);
     Ok((id, true))
 }
 
-/// Fetches and inspects the input; a node without a vote fetches it too, so that it can serve it.
-fn inspect(state: &AvailabilityState, id: TxId, spec: JobSpec, source: Option<PeerId>) -> Task {
+/// Sees to it that one more submission has a place.
+fn make_place(state: &mut AvailabilityState, source: Option<PeerId>) -> Result<(), ApiError> {
+    let mut held: Vec<_> = state.held.iter().collect();
+    held.sort_by_key(|(_, held)| held.arrival);
+    let holder = |(id, held): (&TxId, &Held)| Holder {
+        id: *id,
+        source: held.source,
+        shown: held.begun || !held.signatures.is_empty(),
+    };
+    let held: Vec<_> = held.into_iter().map(holder).collect();
+    match place(&held, source) {
+        Place::Free => Ok(()),
+        Place::Instead(other) => {
+            tracing::info!(tx = %other, "submission dropped for others: nobody has shown to hold its input");
+            drop_held(state, &other);
+            Ok(())
+        }
+        Place::Full(found, limit) => {
+            let message = "too many submissions gather signatures; try again in a few seconds";
+            Err(ApiError::field("overloaded", "submissions", found, limit, message))
+        }
+    }
+}
+
+/// Gives up a submission; the message that brought it is not passed on.
+fn drop_held(state: &mut AvailabilityState, id: &TxId) -> Option<Held> {
+    let held = state.held.remove(id)?;
+    if let Some(message) = held.unjudged {
+        state.args.wiring.net.report(message, Judgement::Ignore);
+    }
+    Some(held)
+}
+
+/// A submission that gossip brought is judged when part of its input has come; at once if it is here.
+fn judge_later(state: &mut AvailabilityState, id: TxId, message: Option<MessageId>) {
+    let Some(held) = state.held.get_mut(&id) else { return };
+    held.unjudged = message;
+    if held.begun {
+        begun(state, id);
+    }
+}
+
+fn begun(state: &mut AvailabilityState, id: TxId) {
+    let Some(held) = state.held.get_mut(&id) else { return };
+    held.begun = true;
+    if let Some(message) = held.unjudged.take() {
+        state.args.wiring.net.report(message, Judgement::Accept);
+    }
+}
+
+/// Fetches and inspects the input after a wait; a node without a vote fetches it too, so that it can serve it.
+fn inspect(state: &AvailabilityState, id: TxId, spec: JobSpec, source: Option<PeerId>, after: Duration) -> Task {
     let (args, permits) = (state.args.clone(), Arc::clone(&state.permits));
     Task::spawn(async move {
-        let result = check_input(&args, &permits, &spec, source).await;
+        tokio::time::sleep(after).await;
+        let arrival = async {
+            while !(has_begun(&args.wiring, spec.program) && spec.args.is_none_or(|b| has_begun(&args.wiring, b))) {
+                tokio::time::sleep(LOOK).await;
+            }
+            let _closed = args.wiring.mail.availability.send_owed(AvailabilityMsg::Begun { tx: id });
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        let result = tokio::select! {
+            biased;
+            never = arrival => match never {},
+            result = check_input(&args, &permits, &spec, source) => result,
+        };
         let _closed = args.wiring.mail.availability.send_owed(AvailabilityMsg::Checked { tx: id, result });
     })
+}
+
+/// Whether a verified part of a blob is here.
+fn has_begun(wiring: &Wiring, blob: BlobRef) -> bool {
+    match wiring.blobs.status(&blob.hash) {
+        BlobStatus::Held { .. } => true,
+        BlobStatus::Partial { chunks, missing } => missing < chunks,
+        BlobStatus::Pruned | BlobStatus::Unknown => false,
+    }
 }
 
 /// A refusal of the input that every node finds alike.
@@ -335,8 +442,24 @@ async fn check_input(
 fn checked(state: &mut AvailabilityState, id: TxId, result: Result<(), Unfit>) {
     let Some(held) = state.held.get_mut(&id) else { return };
     match (result, &state.args.key) {
+        (Err(Unfit::Here(why)), _) if held.signatures.is_empty() => {
+            tracing::warn!(tx = %id, %why, "input not to be had or looked at here, and nobody signed for it: dropped");
+            let message = format!("{why}; upload the input again and submit again, or ask another node");
+            let error = ApiError::new("input_unavailable", message);
+            for waiting in drop_held(state, &id).map(|held| held.waiting).unwrap_or_default() {
+                // The client may have gone.
+                waiting.send(error.clone()).ok();
+            }
+        }
         (Err(Unfit::Here(why)), _) => {
-            tracing::warn!(tx = %id, %why, "input not to be had or looked at here: no availability signature");
+            tracing::warn!(tx = %id, %why, "input not to be had or looked at here: no availability signature for now");
+            if let (Action::SubmitJob(spec), source) = (&held.tx.content.action, held.source) {
+                let spec = (**spec).clone();
+                let work = inspect(state, id, spec, source, AGAIN);
+                if let Some(held) = state.held.get_mut(&id) {
+                    held.work = work;
+                }
+            }
         }
         (Err(Unfit::Everywhere(error)), _) => {
             tracing::warn!(tx = %id, why = %error, "input refused: no availability signature");
@@ -356,7 +479,7 @@ fn checked(state: &mut AvailabilityState, id: TxId, result: Result<(), Unfit>) {
 /// Gives up a submission whose input no honest node signs for: it must not keep its place until it expires, and who waits
 /// for it learns why.
 fn refuse(state: &mut AvailabilityState, id: TxId, error: ApiError) {
-    for waiting in state.held.remove(&id).map(|held| held.waiting).unwrap_or_default() {
+    for waiting in drop_held(state, &id).map(|held| held.waiting).unwrap_or_default() {
         // The client may have gone.
         waiting.send(error.clone()).ok();
     }
@@ -409,10 +532,11 @@ fn hand_on(state: &mut AvailabilityState, id: TxId) {
 /// mempool may have refused them for what stood before them in their sender's order.
 fn sweep(state: &mut AvailabilityState) {
     let view = state.args.wiring.view();
-    let stale = |held: &Held| ledger::precheck::check_submission(&view.state, &held.tx, view.head.time_ms).is_err();
+    let stale =
+        |held: &Held| ledger::precheck::check_submission(&view.state, &held.tx, view.head.time_ms, AHEAD_MAX).is_err();
     let gone: Vec<TxId> = state.held.iter().filter(|(_, held)| stale(held)).map(|(id, _)| *id).collect();
     for id in gone {
-        state.held.remove(&id);
+        drop_held(state, &id);
     }
     let waiting: Vec<TxId> = state.held.keys().copied().collect();
     for id in waiting {
@@ -463,6 +587,48 @@ mod tests {
         assert_eq!(chain.wiring.mail.availability.send_owed(AvailabilityMsg::Head), Sent::Accepted);
         tokio::time::timeout(crate::testkit::PATIENCE, waiting[0].closed()).await.unwrap();
         assert!(!waiting[1].is_closed() && !waiting[2].is_closed());
+    }
+
+    #[tokio::test]
+    async fn a_submission_whose_input_nobody_delivers_is_dropped_and_its_client_told() {
+        let chain = TestChain::new();
+        let mut wishes = listen(&chain.wiring.mail.blobs).await;
+        Actor::spawn(None, Availability, args(&chain)).await.unwrap();
+        let blob = BlobRef { hash: BlobHash::new([1; 32]), bytes: 1_000 };
+        let tx = chain.submission(&user(), blob);
+        let (reply, taken) = oneshot::channel();
+        let (refused, told) = oneshot::channel();
+        let submit = AvailabilityMsg::Submit { tx: Box::new(tx.clone()), reply, refused };
+        assert_eq!(chain.wiring.mail.availability.send(submit), Sent::Accepted);
+        assert_eq!(taken.await.unwrap().unwrap(), tx.id());
+        let BlobsMsg::Want { reply, .. } = next(&mut wishes).await else { panic!("a wish") };
+        reply.send(Err(blobs::BlobError::Late(blob.hash))).unwrap();
+        let error = tokio::time::timeout(crate::testkit::PATIENCE, told).await.unwrap().unwrap();
+        assert_eq!(error.code, "input_unavailable");
+        let (reply, standing) = oneshot::channel();
+        let ask = AvailabilityMsg::Standing { id: tx.id(), reply };
+        assert_eq!(chain.wiring.mail.availability.send(ask), Sent::Accepted);
+        assert!(matches!(standing.await.unwrap(), Standing::Unknown), "its place is free");
+    }
+
+    #[tokio::test]
+    async fn an_input_that_validators_signed_for_is_tried_again() {
+        let chain = TestChain::new();
+        let mut wishes = listen(&chain.wiring.mail.blobs).await;
+        Actor::spawn(None, Availability, args(&chain)).await.unwrap();
+        let tx = chain.submission(&user(), BlobRef { hash: BlobHash::new([1; 32]), bytes: 1_000 });
+        offer(&chain, tx.clone());
+        let BlobsMsg::Want { blob, reply, .. } = next(&mut wishes).await else { panic!("a wish") };
+        let signature = AvailabilitySig::sign(&tx.id(), &crate::testkit::validator(2), &chain.wiring.genesis_hash);
+        let signed = AvailabilityMsg::Signature { id: MessageId([0; 20]), tx: tx.id(), signature };
+        assert_eq!(chain.wiring.mail.availability.send(signed), Sent::Accepted);
+        let (answer, standing) = oneshot::channel();
+        let ask = AvailabilityMsg::Standing { id: tx.id(), reply: answer };
+        assert_eq!(chain.wiring.mail.availability.send(ask), Sent::Accepted);
+        assert!(matches!(standing.await.unwrap(), Standing::Waiting));
+        reply.send(Err(blobs::BlobError::Late(blob.hash))).unwrap();
+        let BlobsMsg::Want { blob: again, .. } = next(&mut wishes).await else { panic!("a wish") };
+        assert_eq!(again, blob);
     }
 
     #[tokio::test]

@@ -1,13 +1,16 @@
 //! Transactions that wait for a block, and the nonces of keys that this node signs with.
 //!
-//! Inbox: 4,096 messages; more are refused with `overloaded`. Held: at most [`HELD_MAX`] transactions, [`PER_SENDER_MAX`] of
-//! one sender, one per nonce; what the ledger would refuse is refused at once, with its reason. Every applied block sweeps
-//! out what was included or can't be any more. Restart: starts empty; senders and peers send again.
+//! Inbox: 4,096 messages; more are refused with `overloaded`. What gossip brings waits in an [`Intake`] for its turn, so that
+//! no flood of it delays the offer for a block or a client's answer. Held: at most [`HELD_MAX`] transactions,
+//! [`PER_SENDER_MAX`] of one sender, one per nonce; what the ledger would refuse is refused at once, with its reason, and what
+//! can be refused by a look at the sender's account costs no signature. Every applied block sweeps out what was included or
+//! can't be any more. Restart: starts empty; senders and peers send again.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use ledger::{LedgerError, TxCode};
-use network::{MessageId, Verdict as Judgement};
+use network::{MessageId, PeerId};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use types::ids::{TimeMs, TxId};
@@ -16,6 +19,7 @@ use types::transaction::{Action, SenderTx, Transaction};
 
 use crate::api::ApiError;
 use crate::app::ahead::{Ahead, Queue, first_free};
+use crate::app::intake::{Done, Fate, Intake};
 use crate::app::outbox::{Due, Outbox, PAUSE};
 use crate::mailbox::{Letter, Sent};
 use crate::safety::consensus::ConsensusMsg;
@@ -41,9 +45,13 @@ pub(crate) enum MempoolMsg {
     Gossip {
         /// For the judgement.
         id: MessageId,
+        /// Who sent it here.
+        source: PeerId,
         /// The transactions.
         txs: Vec<Transaction>,
     },
+    /// The next turn of what gossip brought.
+    Turn,
     /// From this node: an RPC client, a certificate, evidence. Published when admitted.
     Own {
         /// The transaction.
@@ -106,6 +114,9 @@ pub(crate) struct MempoolState {
     unsigned: BTreeMap<TxId, Transaction>,
     ids: BTreeMap<TxId, Option<(PublicKey, u64)>>,
     ahead: Ahead,
+    intake: Intake,
+    /// A turn of the intake is under way in the mailbox.
+    turning: bool,
     outbox: Outbox,
     /// Consensus knows that the block after the last applied one has work.
     told: bool,
@@ -124,6 +135,8 @@ impl Actor for Mempool {
             unsigned: BTreeMap::new(),
             ids: BTreeMap::new(),
             ahead: Ahead::default(),
+            intake: Intake::default(),
+            turning: false,
             outbox: Outbox::default(),
             told: false,
         })
@@ -136,9 +149,18 @@ impl Actor for Mempool {
         state: &mut MempoolState,
     ) -> Result<(), ActorProcessingErr> {
         match letter.message {
-            MempoolMsg::Gossip { id, txs } => {
-                let judgement = take_in(state, txs);
-                state.wiring.net.report(id, judgement);
+            MempoolMsg::Gossip { id, source, txs } => {
+                let dropped = state.intake.push(source, id, txs, Instant::now());
+                settle(state, dropped);
+                turn_soon(state);
+            }
+            MempoolMsg::Turn => {
+                state.turning = false;
+                let mut intake = std::mem::take(&mut state.intake);
+                let done = intake.turn(Instant::now(), |tx| judge(state, tx));
+                state.intake = intake;
+                settle(state, done);
+                turn_soon(state);
             }
             MempoolMsg::Own { tx } => {
                 let id = tx.id();
@@ -161,7 +183,10 @@ impl Actor for Mempool {
             MempoolMsg::Has { id, reply } => {
                 reply.send(state.ids.contains_key(&id)).ok();
             }
-            MempoolMsg::Head => sweep(state),
+            MempoolMsg::Head => {
+                sweep(state);
+                state.intake.settle(Instant::now());
+            }
             MempoolMsg::PauseOver => {
                 let due = state.outbox.pause_over();
                 publish(&state.wiring, due);
@@ -179,7 +204,7 @@ pub(crate) fn is_false(error: &ApiError) -> bool {
 
 fn admit_and_publish(state: &mut MempoolState, tx: Transaction) -> Admission {
     let copy = tx.clone();
-    let (id, new) = admit(state, tx)?;
+    let (id, new) = admit(state, tx).map_err(|refusal| *refusal.error)?;
     if new {
         let due = state.outbox.push(copy);
         publish(&state.wiring, due);
@@ -200,57 +225,83 @@ fn publish(wiring: &Wiring, due: Due) {
     }
 }
 
-/// Takes in what a gossip message brings. It is forwarded as it is when all of it is good and some of it new; when only part
-/// of it is, that part goes on in a message of this node's own.
-fn take_in(state: &mut MempoolState, txs: Vec<Transaction>) -> Judgement {
-    let (mut fresh, mut judgement) = (vec![], Judgement::Accept);
-    for tx in txs {
-        let copy = tx.clone();
-        match admit(state, tx) {
-            Ok((_, true)) => fresh.push(copy),
-            Ok((_, false)) => {}
-            // What is signed falsely or for another chain is so everywhere; every other refusal may be a matter of time.
-            Err(error) if is_false(&error) => {
-                judgement = Judgement::Reject;
-                break;
-            }
-            Err(_) => judgement = Judgement::Ignore,
+/// Tells the network what became of messages; what is new in one that is not forwarded goes on in a message of this node's
+/// own.
+fn settle(state: &mut MempoolState, messages: impl IntoIterator<Item = Done>) {
+    for Done { id, verdict, fresh } in messages {
+        state.wiring.net.report(id, verdict);
+        for tx in fresh {
+            let due = state.outbox.push(tx);
+            publish(&state.wiring, due);
         }
     }
-    match judgement {
-        Judgement::Accept if fresh.is_empty() => return Judgement::Ignore,
-        Judgement::Accept => {}
-        Judgement::Ignore | Judgement::Reject => {
-            for tx in fresh {
-                let due = state.outbox.push(tx);
-                publish(&state.wiring, due);
-            }
-        }
+    state.wiring.metrics.mempool_dropped.inc_by(state.intake.take_dropped());
+}
+
+/// Sees to it that what waits gets its turn, behind what is in the mailbox already.
+fn turn_soon(state: &mut MempoolState) {
+    if !state.turning && !state.intake.is_empty() {
+        state.turning = state.wiring.mail.mempool.send_owed(MempoolMsg::Turn) == Sent::Accepted;
     }
-    judgement
+}
+
+/// Takes in one transaction that gossip brought.
+fn judge(state: &mut MempoolState, tx: &Transaction) -> Fate {
+    match admit(state, tx.clone()) {
+        Ok((_, true)) => Fate::New,
+        Ok((_, false)) => Fate::Known,
+        // What is signed falsely or for another chain is so everywhere; every other refusal may be a matter of time.
+        Err(Refusal { error, .. }) if is_false(&error) => Fate::False,
+        Err(Refusal { dear, .. }) => Fate::Useless { dear },
+    }
+}
+
+/// Why a transaction is not taken in.
+struct Refusal {
+    error: Box<ApiError>,
+    /// Found by a signature or an execution, not by a look.
+    dear: bool,
+}
+
+impl Refusal {
+    fn cheap(error: impl Into<ApiError>) -> Self {
+        Self { error: Box::new(error.into()), dear: false }
+    }
+
+    fn dear(error: impl Into<ApiError>) -> Self {
+        Self { error: Box::new(error.into()), dear: true }
+    }
 }
 
 /// Takes a transaction in; whether it is new.
-fn admit(state: &mut MempoolState, tx: Transaction) -> Result<(TxId, bool), ApiError> {
+fn admit(state: &mut MempoolState, tx: Transaction) -> Result<(TxId, bool), Refusal> {
     let id = tx.id();
     if state.ids.contains_key(&id) {
         return Ok((id, false));
     }
     if state.ids.len() >= if tx.signed().is_some() { HELD_MAX - UNSIGNED_RESERVED } else { HELD_MAX } {
-        return Err(full("transactions waiting on this node", state.ids.len(), HELD_MAX));
+        return Err(Refusal::cheap(full("transactions waiting on this node", state.ids.len(), HELD_MAX)));
     }
-    check_place(state, &tx)?;
-    let (view, known) = (state.wiring.view(), state.wiring.verified.as_ref());
+    let (view, known) = (state.wiring.view(), state.wiring.verified.clone());
     let place = tx.signed().map(|s| (s.content.sender, s.content.nonce));
-    match place {
-        Some((sender, nonce)) => {
+    match (place, tx.signed()) {
+        (Some((sender, nonce)), Some(signed)) => {
             let nothing = Queue::new();
             let own = state.signed.get(&sender).unwrap_or(&nothing);
-            state.ahead.check_after((&view.state, &view.head), own, (sender, nonce), &tx, known)?;
+            check_place(own, nonce).map_err(Refusal::cheap)?;
+            let look = state.ahead.look((&view.state, &view.head), signed, own.len() as u64);
+            look.map_err(Refusal::cheap)?;
+            if !known.verify(signed) {
+                let message = "the signature does not verify for the sender and this chain; sign it again";
+                let (code, limit) = (TxCode::BadSignature.name(), "a signature of the sender");
+                return Err(Refusal::dear(ApiError::field(code, "signature", sender, limit, message)));
+            }
+            let after = state.ahead.check_after((&view.state, &view.head), own, (sender, nonce), &tx, known.as_ref());
+            after.map_err(Refusal::dear)?;
             state.signed.entry(sender).or_default().insert(nonce, (id, tx));
         }
-        None => {
-            state.ahead.check_alone((&view.state, &view.head), &tx, known)?;
+        _ => {
+            state.ahead.check_alone((&view.state, &view.head), &tx, known.as_ref()).map_err(Refusal::dear)?;
             state.unsigned.insert(id, tx);
         }
     }
@@ -266,37 +317,15 @@ fn tell_consensus(state: &mut MempoolState) {
     }
 }
 
-/// What is cheap to refuse, before anything is executed: a taken or far nonce, too many of a sender, a false signature.
-fn check_place(state: &MempoolState, tx: &Transaction) -> Result<(), ApiError> {
-    let Some(signed) = tx.signed() else { return Ok(()) };
-    let (sender, nonce) = (signed.content.sender, signed.content.nonce);
-    if let Some(own) = state.signed.get(&sender) {
-        if let Some((other, _)) = own.get(&nonce) {
-            let message =
-                format!("transaction {other} with nonce {nonce} waits already; wait for it or use the next nonce");
-            return Err(ApiError::field(TxCode::NonceUsed.name(), "nonce", nonce, "one transaction a nonce", message));
-        }
-        if own.len() >= PER_SENDER_MAX {
-            return Err(full("transactions of one sender waiting on this node", own.len(), PER_SENDER_MAX));
-        }
+/// A taken nonce, too many of a sender.
+fn check_place(own: &Queue, nonce: u64) -> Result<(), ApiError> {
+    if let Some((other, _)) = own.get(&nonce) {
+        let message =
+            format!("transaction {other} with nonce {nonce} waits already; wait for it or use the next nonce");
+        return Err(ApiError::field(TxCode::NonceUsed.name(), "nonce", nonce, "one transaction a nonce", message));
     }
-    let chain = state.wiring.genesis_hash;
-    if signed.content.genesis != chain {
-        let message = format!(
-            "genesis: the transaction is signed for chain {}, this is {chain}; sign it for this chain",
-            signed.content.genesis
-        );
-        return Err(ApiError::field(TxCode::WrongChain.name(), "genesis", signed.content.genesis, chain, message));
-    }
-    if !state.wiring.verified.verify(signed) {
-        let message = "the signature does not verify for the sender and this chain; sign it again";
-        return Err(ApiError::field(
-            TxCode::BadSignature.name(),
-            "signature",
-            sender,
-            "a signature of the sender",
-            message,
-        ));
+    if own.len() >= PER_SENDER_MAX {
+        return Err(full("transactions of one sender waiting on this node", own.len(), PER_SENDER_MAX));
     }
     Ok(())
 }
@@ -383,5 +412,76 @@ fn sweep(state: &mut MempoolState) {
     state.told = false;
     if ready {
         tell_consensus(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use types::ids::Amount;
+
+    use super::*;
+    use crate::mailbox::Mailbox;
+    use crate::testkit::{PATIENCE, TestChain, owner, user};
+
+    async fn offered(mempool: &Mailbox<MempoolMsg>) -> Vec<TxId> {
+        let (reply, offer) = oneshot::channel();
+        assert_eq!(mempool.send_owed(MempoolMsg::Offer { reply }), Sent::Accepted);
+        tokio::time::timeout(PATIENCE, offer).await.unwrap().unwrap().iter().map(Transaction::id).collect()
+    }
+
+    async fn submit(mempool: &Mailbox<MempoolMsg>, tx: Transaction) -> Admission {
+        let (reply, answer) = oneshot::channel();
+        assert_eq!(mempool.send(MempoolMsg::Submit { tx: Box::new(tx), reply }), Sent::Accepted);
+        tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap()
+    }
+
+    fn pay(chain: &TestChain, sender: &SecretKey) -> Transaction {
+        Transaction::Signed(chain.sign(sender, Action::Transfer { to: owner(1).public(), amount: Amount(1) }))
+    }
+
+    #[tokio::test]
+    async fn a_heap_of_strangers_transactions_delays_neither_client_nor_block() {
+        let chain = TestChain::new();
+        let mempool = &chain.wiring.mail.mempool;
+        Actor::spawn(None, Mempool, chain.wiring.clone()).await.unwrap();
+        let stranger = SecretKey::from_seed([77; 32]);
+        let (heap, first, last) = (pay(&chain, &stranger), pay(&chain, &user()), pay(&chain, &owner(2)));
+        let source = PeerId::random();
+        for n in 0..50 {
+            let mut txs = vec![heap.clone(); 300];
+            if n == 49 {
+                txs.push(last.clone());
+            }
+            assert_eq!(mempool.send(MempoolMsg::Gossip { id: MessageId([n; 20]), source, txs }), Sent::Accepted);
+        }
+        assert_eq!(submit(mempool, first.clone()).await.unwrap(), first.id());
+        assert_eq!(offered(mempool).await, [first.id()], "15,000 transactions still wait for their turn");
+        let both = async {
+            while offered(mempool).await.len() < 2 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            offered(mempool).await
+        };
+        assert!(tokio::time::timeout(PATIENCE, both).await.unwrap().contains(&last.id()), "their turn has come");
+    }
+
+    #[tokio::test]
+    async fn an_account_that_cannot_pay_costs_no_signature() {
+        let chain = TestChain::new();
+        Actor::spawn(None, Mempool, chain.wiring.clone()).await.unwrap();
+        let mempool = &chain.wiring.mail.mempool;
+        let spoil = |tx: Transaction| match tx {
+            Transaction::Signed(mut tx) => {
+                tx.content.trace ^= 1;
+                Transaction::Signed(tx)
+            }
+            other => other,
+        };
+        // Signed falsely, both: the one that could not pay is refused before anybody looks at that.
+        let stranger = SecretKey::from_seed([77; 32]);
+        let refused = submit(mempool, spoil(pay(&chain, &stranger))).await.unwrap_err();
+        assert_eq!(refused.code, TxCode::Balance.name());
+        let refused = submit(mempool, spoil(pay(&chain, &user()))).await.unwrap_err();
+        assert_eq!(refused.code, TxCode::BadSignature.name());
     }
 }

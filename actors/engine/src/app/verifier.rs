@@ -21,7 +21,7 @@ use types::ids::{Height, JobId};
 use types::job::{BlobRef, JobSpec, OutputRule};
 use types::keys::PublicKey;
 use types::statement::Statement;
-use types::verdict::{Check, Claim, ProofVote, Verdict, VoteSubject};
+use types::verdict::{Check, Claim, FailureReason, ProofVote, Verdict, VoteSubject};
 
 use crate::api::views::Event;
 use crate::app::blobs::{self, BlobError};
@@ -286,12 +286,19 @@ async fn check_failure(
     args: &VerifierArgs,
     permits: &Permits,
     claim: &ClaimToCheck,
-    reason: types::verdict::FailureReason,
+    reason: FailureReason,
     steps: u64,
 ) -> Verdict {
     let job = claim.subject.job;
     match execute(args, permits, claim, Duration::from_millis(claim.voting_ms / FETCH_SHARE)).await {
         Err(RunFailure::Job(JobError::Failed { reason: found, steps: at, .. })) if found == reason && at == steps => {
+            Verdict::Valid
+        }
+        Ok(run)
+            if reason == FailureReason::Output
+                && run.steps == steps
+                && claim.spec.output_rule.broken_at(&run.output).is_some() =>
+        {
             Verdict::Valid
         }
         Ok(_) | Err(RunFailure::Job(_)) => {

@@ -249,8 +249,8 @@ fn route_tx(gossip: Gossip, mempool: &Mailbox<MempoolMsg>, availability: &Mailbo
     let Gossip { id, source, message } = gossip;
     let GossipMessage::Tx(message) = message else { return Sent::Full };
     match *message {
-        TxMessage::Transaction(tx) => mempool.send(MempoolMsg::Gossip { id, txs: vec![tx] }),
-        TxMessage::Transactions(txs) => mempool.send(MempoolMsg::Gossip { id, txs }),
+        TxMessage::Transaction(tx) => mempool.send(MempoolMsg::Gossip { id, source, txs: vec![tx] }),
+        TxMessage::Transactions(txs) => mempool.send(MempoolMsg::Gossip { id, source, txs }),
         TxMessage::Offer(tx) => {
             availability.send(AvailabilityMsg::Offer { id: Some(id), source: Some(source), tx: Box::new(tx) })
         }

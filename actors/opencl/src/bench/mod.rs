@@ -15,7 +15,7 @@ use stwo::prover::backend::simd::SimdBackend;
 
 use crate::OclBackend;
 use crate::air::{
-    Numbered, Prepared, Rounds, Workload, fixed_root, parameters_with, proof_bytes, prove_on_device, prove_simd, verify,
+    Numbered, Prepared, Rounds, Workload, fixed_root, needed_bytes, parameters_with, proof_bytes, prove_on_device, prove_simd, verify,
 };
 use crate::device::{Counters, Runtime, host_phase, phase, phase_costs, reset_phases, set_exact_phases};
 use crate::error::{Error, Result, guarded};
@@ -99,6 +99,8 @@ pub struct Report {
     pub peak_host_bytes: u64,
     /// Most device memory in use at once.
     pub peak_device_bytes: u64,
+    /// The estimate before a proof, which is declined where it does not fit.
+    pub estimated_device_bytes: u64,
     /// What ran on the device in the last run.
     pub counters: Counters,
 }
@@ -219,6 +221,7 @@ fn report<W: Workload>(
         verified: plan.verify,
         peak_host_bytes: peak_host_bytes(),
         peak_device_bytes: 0,
+        estimated_device_bytes: 0,
         counters: Counters::default(),
     })
 }
@@ -331,6 +334,7 @@ pub fn on_device_with<W: Workload>(
     let names = ["opencl".to_owned(), info.name.clone(), info.driver.clone()];
     let mut report = report(plan, &workload, config, names, &device)?;
     report.peak_device_bytes = runtime.memory().1;
+    report.estimated_device_bytes = needed_bytes(&workload, config, &prepared);
     report.counters = counters;
     if !host.0.is_empty() {
         report.comparison = Some(Comparison {
@@ -427,9 +431,10 @@ pub fn text(report: &Report) -> String {
     lines.push(format!("  proof size   {:>10} bytes, sha256 {}", report.proof_bytes, report.proof_sha256));
     let mib = |bytes: u64| bytes >> 20;
     lines.push(format!(
-        "  peak memory  {:>10} MiB host, {} MiB device",
+        "  peak memory  {:>10} MiB host, {} MiB device ({} MiB estimated)",
         mib(report.peak_host_bytes),
-        mib(report.peak_device_bytes)
+        mib(report.peak_device_bytes),
+        mib(report.estimated_device_bytes)
     ));
     if report.counters.kernels > 0 {
         let counters = report.counters;

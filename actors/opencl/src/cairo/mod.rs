@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cairo_air::cairo_components::CairoComponents;
 use proof::envelope::CairoProof;
 use proof::policy;
-use prover::backend::{PreProcessedTrace, ProverInput, ProverParameters, parameters, preprocessed};
+use prover::backend::{DeviceMemory, PreProcessedTrace, ProverInput, ProverParameters, parameters, preprocessed};
 use prover::flow::{self, Columns};
 use prover::memory::Estimate;
-use prover::{Backend, Clock, Plan, ProveError, Stage};
+use prover::{Backend, Clock, DeviceFault, Plan, ProveError, Stage};
 use stwo::core::channel::{Blake2sChannel, MerkleChannel};
 use stwo::core::proof_of_work::GrindOps;
 use stwo::core::utils::MaybeOwned;
@@ -81,7 +81,7 @@ impl Warm {
 pub struct Cairo {
     runtime: &'static Runtime,
     warm: Option<Warm>,
-    estimated: u64,
+    memory: DeviceMemory,
     /// Told the shape of each proof.
     shape: Arc<Mutex<Shape>>,
 }
@@ -104,23 +104,23 @@ impl fmt::Debug for Cairo {
 /// What a failure of the device says about the job: nothing.
 fn device(error: Error) -> ProveError {
     let detail = error.to_string();
-    if error.is_memory() { ProveError::DeviceMemory { detail } } else { ProveError::Device { detail } }
+    ProveError::Device(if error.is_memory() {
+        DeviceFault::TooLarge { detail }
+    } else {
+        DeviceFault::Failed { detail }
+    })
 }
 
 impl Cairo {
     /// A backend on the open device, without tables.
     pub fn new(runtime: &'static Runtime) -> Self {
-        Self { runtime, warm: None, estimated: 0, shape: Arc::default() }
+        let memory = DeviceMemory { estimated_bytes: 0, peak_bytes: 0 };
+        Self { runtime, warm: None, memory, shape: Arc::default() }
     }
 
     /// The device.
     pub fn runtime(&self) -> &'static Runtime {
         self.runtime
-    }
-
-    /// Bytes of device memory that the last proof was expected to take.
-    pub fn estimated_device_bytes(&self) -> u64 {
-        self.estimated
     }
 
     /// Where the shape of the last proof is noted.
@@ -160,7 +160,7 @@ impl Backend for Cairo {
     }
 
     fn preprocessed_root(&self) -> std::result::Result<[u8; 32], ProveError> {
-        let warm = self.warm.as_ref().ok_or_else(|| ProveError::Device { detail: "no tables".into() })?;
+        let warm = self.warm.as_ref().ok_or_else(|| ProveError::Device(DeviceFault::failed("no tables")))?;
         Ok(warm.root.0)
     }
 
@@ -180,7 +180,9 @@ impl Backend for Cairo {
     }
 
     fn prove(&mut self, input: ProverInput, plan: &Plan, clock: &Clock) -> std::result::Result<CairoProof, ProveError> {
-        self.estimated = estimate::device_bytes(&plan.estimate, plan.store_coefficients);
+        let estimated_bytes = estimate::device_bytes(&plan.estimate, plan.store_coefficients);
+        let runtime = self.runtime;
+        runtime.reset_peak();
         let shape = Arc::clone(&self.shape);
         let log_rows = plan.estimate.domain_log.saturating_sub(1);
         *shape.lock().unwrap_or_else(PoisonError::into_inner) = Shape { log_rows, columns: 0 };
@@ -190,11 +192,17 @@ impl Backend for Cairo {
         if parameters.store_polynomials_coefficients {
             scheme.set_store_polynomials_coefficients();
         }
-        flow::prove(OnDevice { scheme, warm, shape }, &warm.trace, input, parameters, clock)
+        let proof = flow::prove(OnDevice { scheme, warm, shape }, &warm.trace, input, parameters, clock);
+        self.memory = DeviceMemory { estimated_bytes, peak_bytes: runtime.memory().1 };
+        proof
+    }
+
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        Some(self.memory)
     }
 
     fn failed(detail: String) -> ProveError {
-        ProveError::Device { detail }
+        ProveError::Device(DeviceFault::Failed { detail })
     }
 }
 

@@ -10,7 +10,7 @@ use stwo_constraint_framework::FrameworkEval;
 use super::component::{Recording, Rows, denominators, on_device, on_host};
 use super::emit::{Shape, shape};
 use super::record::record;
-use super::store::ready;
+use super::store::{ready, ready_ahead};
 use crate::backend::{Evaluation, OclBackend, zero_secure};
 use crate::error::{Error, Result, guarded};
 
@@ -71,6 +71,14 @@ impl Recorded {
     /// [`Error::Build`].
     pub fn compile(&self) -> Result<()> {
         ready(&self.recording.source, &self.recording.graph)
+    }
+
+    /// As [`Recorded::compile`], where no proof waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Build`].
+    pub fn compile_ahead(&self) -> Result<()> {
+        ready_ahead(&self.recording.source, &self.recording.graph)
     }
 
     /// Sums of the constraints, each times its coefficient, divided by the trace domain's vanishing polynomial, over columns

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::component::known_answer;
@@ -86,16 +86,50 @@ pub(super) fn source_of(graph: &Graph) -> Arc<Source> {
     source
 }
 
+/// Proofs that wait for the compiler.
+static AWAITED: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a proof waits for the compiler at this moment: those that it will ask for next are then worth compiling beside it.
+#[must_use]
+pub fn are_awaited() -> bool {
+    AWAITED.load(Ordering::Relaxed) > 0
+}
+
+/// As [`ready`], for nobody who waits. A proof that asks for the same meanwhile compiles it itself: this thread may be of so
+/// low a priority that it never comes to its end.
+pub(super) fn ready_ahead(source: &Source, graph: &Graph) -> Result<(), Error> {
+    match status().get_or_insert_default().get(&source.key) {
+        Some(Status::Ready) => return Ok(()),
+        Some(Status::Refused(reason)) => return Err(not_ready(source, reason)),
+        Some(Status::Compiling) | None => {}
+    }
+    settled(source, graph)
+}
+
+fn not_ready(source: &Source, log: &str) -> Error {
+    Error::Build {
+        device: runtime().info().name.clone(),
+        what: format!("constraints {}", source.key),
+        log: log.to_owned(),
+    }
+}
+
+/// Compiles and notes how that ended.
+fn settled(source: &Source, graph: &Graph) -> Result<(), Error> {
+    let result = compile(source, graph);
+    set(&source.key, result.clone());
+    match result {
+        Status::Refused(reason) => Err(not_ready(source, &reason)),
+        Status::Ready | Status::Compiling => Ok(()),
+    }
+}
+
 /// Makes the kernels of `source` callable.
 ///
 /// # Errors
 /// [`Error::Build`] with the reason why they are not: the compiler is at work, or it refused them.
 pub(super) fn ready(source: &Source, graph: &Arc<Graph>) -> Result<(), Error> {
-    let not_yet = |log: &str| Error::Build {
-        device: runtime().info().name.clone(),
-        what: format!("constraints {}", source.key),
-        log: log.to_owned(),
-    };
+    let not_yet = |log: &str| not_ready(source, log);
     let known = status().get_or_insert_default().get(&source.key).cloned();
     match known {
         Some(Status::Ready) => return Ok(()),
@@ -110,10 +144,8 @@ pub(super) fn ready(source: &Source, graph: &Arc<Graph>) -> Result<(), Error> {
         let thread = std::thread::Builder::new().name(name).spawn(move || set(&source.key, compile(&source, &graph)));
         return Err(not_yet(if thread.is_ok() { "the compiler is at work" } else { "no thread for the compiler" }));
     }
-    let result = compile(source, graph);
-    set(&source.key, result.clone());
-    match result {
-        Status::Refused(reason) => Err(not_yet(&reason)),
-        Status::Ready | Status::Compiling => Ok(()),
-    }
+    AWAITED.fetch_add(1, Ordering::Relaxed);
+    let result = settled(source, graph);
+    AWAITED.fetch_sub(1, Ordering::Relaxed);
+    result
 }

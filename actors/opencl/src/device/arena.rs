@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 /// Blocks begin at multiples of this many words (64 bytes: what a memory transaction moves).
-pub(super) const GRANULE_WORDS: u64 = 16;
+pub(crate) const GRANULE_WORDS: u64 = 16;
 /// Slabs at most: a block's address holds the slab's number in two bits.
 pub(super) const SLABS_MAX: usize = 4;
 /// Words of a slab at most: an address holds the granule in 30 bits.

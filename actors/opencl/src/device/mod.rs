@@ -18,4 +18,5 @@ pub use list::{Choice, DeviceInfo, DeviceKind, Listing, list};
 pub use program::CacheReport;
 pub use runtime::{Options, Runtime, open};
 
+pub(crate) use arena::GRANULE_WORDS;
 pub(crate) use runtime::{Block, Launch, granule_of, runtime, slab_of};

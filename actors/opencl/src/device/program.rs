@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use ocl::core::{self, Context, DeviceId, Program, ProgramInfo, ProgramInfoResult};
@@ -193,7 +194,10 @@ fn write_binary(path: &Path, binary: &[u8]) -> std::result::Result<(), String> {
     let folder = path.parent().ok_or("no folder")?;
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(folder)?;
-        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        // Two threads may compile the same at once.
+        static WRITES: AtomicU64 = AtomicU64::new(0);
+        let write = WRITES.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_extension(format!("{}.{write}.tmp", std::process::id()));
         let mut file = fs::File::create(&temporary)?;
         file.write_all(MAGIC)?;
         file.write_all(blake3::hash(binary).as_bytes())?;

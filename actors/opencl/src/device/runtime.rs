@@ -4,10 +4,11 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ocl::core::{self, ContextProperties, Program};
+use prover::worker::Activity;
 
 use super::arena::{Arena, GRANULE_WORDS, Place, SLAB_WORDS_MAX, SLABS_MAX};
 use super::counters::{Counters, Tally};
@@ -40,6 +41,7 @@ const HOST_SLAB_BYTES: u64 = 256 << 20;
 pub struct Runtime {
     info: DeviceInfo,
     tally: Tally,
+    calls: Calls,
     builder: Builder,
     /// Whether transforms may use local memory.
     tiles: AtomicBool,
@@ -65,6 +67,37 @@ pub(crate) struct Launch<'a> {
     pub(crate) rows: usize,
     /// Scalar arguments and block addresses.
     pub(crate) args: &'a [u32],
+}
+
+/// Calls of the driver.
+#[derive(Debug, Default)]
+struct Calls {
+    /// Those that came back, compilations included.
+    done: AtomicU64,
+    /// Threads that wait for one, or for their turn.
+    open: AtomicU64,
+    /// Compilations under way.
+    compilers: AtomicU64,
+}
+
+impl Calls {
+    fn within<'a>(&'a self, open: &'a AtomicU64) -> Within<'a> {
+        open.fetch_add(1, Ordering::Relaxed);
+        Within { open, done: &self.done }
+    }
+}
+
+/// A call under way, also when it ends in a panic.
+struct Within<'a> {
+    open: &'a AtomicU64,
+    done: &'a AtomicU64,
+}
+
+impl Drop for Within<'_> {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -124,8 +157,8 @@ impl Runtime {
             tables: None,
         };
         let builder = Builder { context, device, info: info.clone(), folder: options.cache.clone() };
-        let (tally, tiles) = (Tally::default(), AtomicBool::new(true));
-        let runtime = Self { info, tally, builder, tiles, local: AtomicBool::new(false), state: Mutex::new(state) };
+        let (tally, calls, tiles) = (Tally::default(), Calls::default(), AtomicBool::new(true));
+        let runtime = Self { info, tally, calls, builder, tiles, local: AtomicBool::new(false), state: Mutex::new(state) };
         let plain = kernels::plain();
         runtime.add_program(plain.what, &plain.source, plain.kernels)?;
         if runtime.has_room_for_tiles() {
@@ -161,11 +194,14 @@ impl Runtime {
         self.lock().report
     }
 
-    /// A number that changes while work goes on: kernels started, compiled or loaded.
+    /// What goes on, without a lock: also while a call of the driver hangs.
     #[must_use]
-    pub fn progress(&self) -> u64 {
-        let report = self.cache_report();
-        self.counters().kernels + report.compiled + report.loaded
+    pub fn activity(&self) -> Activity {
+        Activity {
+            progress: self.calls.done.load(Ordering::Relaxed),
+            compiling: self.calls.compilers.load(Ordering::Relaxed) > 0,
+            waiting: self.calls.open.load(Ordering::Relaxed) > 0,
+        }
     }
 
     /// Bytes of device memory in use, and the most at once since [`Runtime::reset_peak`].
@@ -223,7 +259,9 @@ impl Runtime {
     /// Builds a program (without holding the lock: compilers are slow) and makes its kernels callable.
     pub(crate) fn add_program(&self, what: &str, source: &str, names: &[&str]) -> Result<()> {
         let mut report = CacheReport::default();
+        let compiling = self.calls.within(&self.calls.compilers);
         let built = self.builder.build(what, source, &mut report);
+        drop(compiling);
         let mut state = self.lock();
         state.report.loaded += report.loaded;
         state.report.compiled += report.compiled;
@@ -239,6 +277,7 @@ impl Runtime {
 
     /// Takes device memory of `words` words; its content is undefined.
     pub(crate) fn take(&self, words: usize) -> Block {
+        let _waiting = self.calls.within(&self.calls.open);
         let mut state = self.lock();
         let place = settle(state.take(words as u64));
         Block { place }
@@ -285,6 +324,7 @@ impl Runtime {
         if launch.items == 0 || launch.rows == 0 {
             return;
         }
+        let _waiting = self.calls.within(&self.calls.open);
         let mut state = self.lock();
         settle(state.launch(launch, group));
         self.tally.kernels.fetch_add(1, Ordering::Relaxed);
@@ -297,6 +337,7 @@ impl Runtime {
         }
         self.tally.writes.fetch_add(1, Ordering::Relaxed);
         self.tally.bytes_to_device.fetch_add(words.len() as u64 * 4, Ordering::Relaxed);
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().write(block.place, offset, words));
     }
 
@@ -308,6 +349,7 @@ impl Runtime {
         }
         self.tally.writes.fetch_add(1, Ordering::Relaxed);
         self.tally.bytes_to_device.fetch_add(words as u64 * 4, Ordering::Relaxed);
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().write_columns(block.place, words, parts));
     }
 
@@ -318,12 +360,14 @@ impl Runtime {
         }
         self.tally.bytes_to_host.fetch_add(len as u64 * 4, Ordering::Relaxed);
         self.tally.reads.fetch_add(1, Ordering::Relaxed);
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().read(block.place, offset, len))
     }
 
     /// Copies words on the device: source and its first word, then target and its first word.
     pub(crate) fn copy(&self, source: (&Block, usize), target: (&Block, usize), len: usize) {
         if len > 0 {
+            let _waiting = self.calls.within(&self.calls.open);
             settle(self.lock().copy((source.0.place, source.1), (target.0.place, target.1), len));
         }
     }
@@ -331,12 +375,14 @@ impl Runtime {
     /// Sets words to zero.
     pub(crate) fn zero(&self, block: &Block, offset: usize, len: usize) {
         if len > 0 {
+            let _waiting = self.calls.within(&self.calls.open);
             settle(self.lock().zero(block.place, offset, len));
         }
     }
 
     /// Waits for all that was started.
     pub(crate) fn finish(&self) {
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().finish());
     }
 }

@@ -1,15 +1,6 @@
 // @K@ layers of the circle transforms in registers, without local memory or barriers. Each item holds 2^@K@ values that
 // lie 2^lo apart, beginning at layer lo; hi is the number of its first value, divided by 2^(lo + @K@). `tables` lists the source columns, then the target columns.
 
-INLINE void fft_load_@K@(uint *v, __global const uint *source, uint base, uint lo, uint source_len)
-{
-#pragma unroll
-    for (uint m = 0; m < 1u << @K@; m++) {
-        uint index = base + (m << lo);
-        v[m] = index < source_len ? source[index] : 0;
-    }
-}
-
 __kernel void fft_forward_@K@(SLABS, uint tables, uint columns, uint twiddle, uint w_len, uint log_w, uint lo,
                               uint source_len, uint items)
 {
@@ -25,10 +16,7 @@ __kernel void fft_forward_@K@(SLABS, uint tables, uint columns, uint twiddle, ui
     uint v[1 << @K@];
     fft_load_@K@(v, source, base, lo, source_len);
     fft_down_@K@(v, COLUMN(twiddle), w_len, log_w, lo, hi);
-#pragma unroll
-    for (uint m = 0; m < 1u << @K@; m++) {
-        target[base + (m << lo)] = v[m];
-    }
+    fft_store_@K@(target, v, base, lo, 1);
 }
 
 // The last pass multiplies by `scale`, the inverse of the number of values; the others have 1.
@@ -47,8 +35,5 @@ __kernel void fft_inverse_@K@(SLABS, uint tables, uint columns, uint twiddle, ui
     uint v[1 << @K@];
     fft_load_@K@(v, source, base, lo, 0xffffffffu);
     fft_up_@K@(v, COLUMN(twiddle), w_len, log_w, lo, hi);
-#pragma unroll
-    for (uint m = 0; m < 1u << @K@; m++) {
-        target[base + (m << lo)] = scale == 1 ? v[m] : m31_mul(v[m], scale);
-    }
+    fft_store_@K@(target, v, base, lo, scale);
 }

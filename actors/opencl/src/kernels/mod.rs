@@ -19,6 +19,9 @@ const PLAIN: &str = concat!(
     include_str!("poseidon2.cl"),
 );
 
+/// Loads and stores of `@K@` layers' values.
+const FFT_VALUES: &str = include_str!("fft_values.cl");
+
 /// One pass of the transforms over `@K@` layers, held in registers.
 const FFT_PASS: &str = include_str!("fft.cl");
 
@@ -115,7 +118,7 @@ pub(crate) fn plain() -> Library {
     let mut source = format!("{PRELUDE}{PLAIN}{}", straight::BUTTERFLIES);
     for layers in 1..=FFT_LAYERS_MAX {
         source.push_str(&straight::transforms(layers));
-        source.push_str(&FFT_PASS.replace("@K@", &layers.to_string()));
+        source.push_str(&format!("{FFT_VALUES}{FFT_PASS}").replace("@K@", &layers.to_string()));
     }
     for folds in 2..2 + FOLD_LINES.len() as u32 {
         source.push_str(&FRI_FOLD.replace("@FOLDS@", &straight::folds(folds)).replace("@K@", &folds.to_string()));
@@ -127,6 +130,7 @@ pub(crate) fn plain() -> Library {
 pub(crate) fn local() -> Library {
     const TREES: &str = concat!(include_str!("blake2s.cl"), include_str!("merkle_top.cl"));
     let steps = straight::transforms(TILE_STEP_LAYERS);
-    let source = format!("{PRELUDE}{TREES}{}{steps}{FFT_TILE}", straight::BUTTERFLIES);
+    let values = FFT_VALUES.replace("@K@", &TILE_STEP_LAYERS.to_string());
+    let source = format!("{PRELUDE}{TREES}{}{steps}{values}{FFT_TILE}", straight::BUTTERFLIES);
     Library { what: "the kernels with local memory", source, kernels: LOCAL_KERNELS }
 }

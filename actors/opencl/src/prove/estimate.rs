@@ -4,6 +4,7 @@
 use stwo::core::pcs::PcsConfig;
 
 use crate::backend::parts;
+use crate::device::GRANULE_WORDS;
 
 /// What determines the size of a proof of one component.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +23,8 @@ const SECURE: u64 = 16;
 const HASH: u64 = 32;
 /// Columns of the composition polynomial's halves.
 const COMPOSITION_COLUMNS: usize = 8;
+/// Unit in which device memory is handed out, in bytes.
+const GRANULE_BYTES: u64 = GRANULE_WORDS * BASE;
 /// Room for tables, the cut of blocks, and the two layers that a fold holds.
 const MARGIN_PER_CENT: u64 = 5;
 
@@ -45,5 +48,10 @@ pub fn device_bytes(shape: Shape, config: PcsConfig) -> u64 {
     let widest = shape.columns.max(COMPOSITION_COLUMNS);
     let partial = widest as u64 * SECURE * parts(widest, 1 << shape.log_rows) as u64;
     let most = trace + twiddles + composition + extended.max(opening + partial + partial / 16);
-    most + most * MARGIN_PER_CENT / 100 + (64 << 10) + columns * 256
+    whole_granules(most + most * MARGIN_PER_CENT / 100 + (64 << 10) + columns * 256)
+}
+
+/// What memory is handed out in: a limit of just the estimated bytes, cut to whole words, still holds the job.
+pub(crate) fn whole_granules(bytes: u64) -> u64 {
+    bytes.checked_next_multiple_of(GRANULE_BYTES).unwrap_or(u64::MAX)
 }

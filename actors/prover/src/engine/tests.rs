@@ -123,6 +123,7 @@ fn estimate_of(request: &ProveRequest) -> Estimate {
         hash_function: request.statement.hash_function,
         binding: request.statement.binding_words(&request.prover),
         max_steps: request.max_steps,
+        output_rule: request.statement.output_rule.clone(),
         trace: true,
     })
     .unwrap();

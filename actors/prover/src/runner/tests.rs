@@ -10,7 +10,15 @@ fn request(program: &[u8], args: Option<&str>, max_steps: u64) -> RunRequest {
     let program = Program::load(program).unwrap();
     let args = Arguments::parse(program.kind(), args.map(str::as_bytes)).unwrap();
     let binding = [Felt::from_u128(7), Felt::from_u128(8)];
-    RunRequest { program, args, hash_function: HashFunction::Poseidon, binding, max_steps, trace: false }
+    RunRequest {
+        program,
+        args,
+        hash_function: HashFunction::Poseidon,
+        binding,
+        max_steps,
+        output_rule: OutputRule::Quorum,
+        trace: false,
+    }
 }
 
 fn failure(result: Result<Run, RunError>) -> (FailureReason, String, u64) {
@@ -166,5 +174,22 @@ fn bookkeeping_of_the_bootloader_is_not_counted_whatever_the_builtins() {
         let program = sample::cairo0_json(&sample::assemble(&instructions), builtins, &[]);
         let run = run(request(&program, None, 1000)).unwrap();
         assert_eq!(run.steps, u64::try_from(n).unwrap() + 1, "{builtins:?}");
+    }
+}
+
+#[test]
+fn a_run_with_another_output_than_the_job_fixes_has_failed() {
+    let program = sample::fibonacci(10);
+    let good = run(request(&program, None, 1_000)).unwrap();
+    assert!(!good.output.is_empty());
+    let with = |output_rule| run(RunRequest { output_rule, ..request(&program, None, 1_000) });
+    assert!(with(OutputRule::Prefix(good.output.clone())).is_ok());
+    let mut other = good.output.clone();
+    other.push(Felt::from_u128(1));
+    for rule in
+        [OutputRule::Prefix(other.clone()), OutputRule::Exact(other), OutputRule::Prefix(vec![Felt::from_u128(9)])]
+    {
+        let (reason, detail, steps) = failure(with(rule));
+        assert_eq!((reason, steps), (FailureReason::Output, good.steps), "{detail}");
     }
 }

@@ -298,8 +298,8 @@ impl<'a> Exec<'a> {
         }
     }
 
-    /// Chain, signature, expiry and nonce; uses up the nonce.
-    pub(crate) fn envelope(&mut self, tx: &SignedTx) -> Result<(), LedgerError> {
+    /// Chain, expiry and nonce, up to `waiting` beyond the next one; the sender's account.
+    pub(crate) fn standing(&self, tx: &SignedTx, waiting: u64) -> Result<Account, LedgerError> {
         let content = &tx.content;
         let refuse = |code, field, value: String, limit: String, remedy| {
             Err(TxError::new(code, field, value, limit, remedy).into())
@@ -328,7 +328,7 @@ impl<'a> Exec<'a> {
                 "sign again with an earlier expiry",
             );
         }
-        let mut account = state::account(&self.st, &content.sender)?;
+        let account = state::account(&self.st, &content.sender)?;
         if content.nonce < account.nonce {
             let limit = format!("next is {}", account.nonce);
             return refuse(
@@ -339,8 +339,8 @@ impl<'a> Exec<'a> {
                 "sign again with the account's next nonce",
             );
         }
-        if content.nonce > account.nonce {
-            let limit = format!("next is {}", account.nonce);
+        if content.nonce > account.nonce.saturating_add(waiting) {
+            let limit = format!("next is {}", account.nonce.saturating_add(waiting));
             return refuse(
                 TxCode::NonceGap,
                 "nonce",
@@ -349,18 +349,25 @@ impl<'a> Exec<'a> {
                 "send the transactions before it first",
             );
         }
+        Ok(account)
+    }
+
+    /// The sender's signature.
+    pub(crate) fn signed(&self, tx: &SignedTx) -> Result<(), LedgerError> {
+        let sender = &tx.content.sender;
         if !self.known.verified(tx) && !tx.verify(&self.ctx.genesis) {
-            let value = content.sender.to_string();
-            return refuse(
-                TxCode::BadSignature,
-                "signature",
-                value,
-                "the sender's signature".into(),
-                "sign with the sender's key",
-            );
+            let (limit, remedy) = ("the sender's signature", "sign with the sender's key");
+            return Err(TxError::new(TxCode::BadSignature, "signature", sender, limit, remedy).into());
         }
+        Ok(())
+    }
+
+    /// Chain, signature, expiry and nonce; uses up the nonce.
+    pub(crate) fn envelope(&mut self, tx: &SignedTx) -> Result<(), LedgerError> {
+        let mut account = self.standing(tx, 0)?;
+        self.signed(tx)?;
         account.nonce = account.nonce.saturating_add(1);
-        self.st.put(keys::account(&content.sender), &account);
+        self.st.put(keys::account(&tx.content.sender), &account);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use types::ids::Amount;
+use types::ids::{Amount, TimeMs};
 use types::keys::{PublicKey, Signature};
 use types::limits::VALIDATORS_MAX;
 use types::signing::Domain;
@@ -11,7 +11,7 @@ use types::validator::{Validator, ValidatorSet};
 
 use super::{Event, Exec};
 use crate::error::{LedgerError, StateError, TxCode, TxError};
-use crate::limits::VALIDATOR_RECORDS_MAX;
+use crate::limits::{POWER_PAUSE_MS, VALIDATOR_RECORDS_MAX};
 use crate::money;
 use crate::state::records::{Era, TimerKind, Uptime, ValidatorRecord};
 use crate::state::{self, keys};
@@ -136,7 +136,10 @@ impl Exec<'_> {
         self.debit("stake", sender, stake)?;
         counters.validators = counters.validators.saturating_add(1);
         self.st.put(keys::counters(), &counters);
-        self.st.put(keys::validator(key), &ValidatorRecord { account: *sender, power, stake, unbonds: None });
+        self.st.put(
+            keys::validator(key),
+            &ValidatorRecord { account: *sender, power, stake, power_set: self.ctx.time, unbonds: None },
+        );
         self.change_set(key, power)
     }
 
@@ -170,7 +173,14 @@ impl Exec<'_> {
         if power > record.power {
             self.check_stake(key, power, record.stake)?;
         }
-        self.st.put(keys::validator(key), &ValidatorRecord { power, ..record });
+        let now = self.ctx.time;
+        let again = record.power_set.plus(POWER_PAUSE_MS);
+        // Within one block there is one change of the set at most.
+        if record.power_set != TimeMs(0) && record.power_set != now && now < again {
+            let limit = format!("once in {POWER_PAUSE_MS} ms, not before {again}");
+            return Err(TxError::new(TxCode::TooSoon, "power", now, limit, "change the power less often").into());
+        }
+        self.st.put(keys::validator(key), &ValidatorRecord { power, power_set: now, ..record });
         self.change_set(key, power)
     }
 

@@ -289,6 +289,8 @@ pub struct ValidatorRecord {
     pub power: u64,
     /// Credits locked.
     pub stake: Amount,
+    /// Time of the block that last set its power; 0 since genesis.
+    pub power_set: TimeMs,
     /// When the stake returns, once it left.
     pub unbonds: Option<TimeMs>,
 }

@@ -214,7 +214,12 @@ fn the_precheck_names_code_field_value_and_limit() {
     far.expires_ms = now.plus(25 * 3_600_000);
     assert_eq!(code(check_transaction(&c.kv, &Transaction::Signed(far.sign(&user(1))), now)), TxCode::ExpiryTooFar);
     let submission = c.sign(&user(1), Action::SubmitJob(Box::new(spec())));
-    assert_eq!(check_submission(&c.kv, &submission, now), Ok(()));
+    assert_eq!(check_submission(&c.kv, &submission, now, 0), Ok(()));
+    let mut behind = submission.content.clone();
+    behind.nonce += 2;
+    let behind = behind.sign(&user(1));
+    assert_eq!(code(check_submission(&c.kv, &behind, now, 1)), TxCode::NonceGap);
+    assert_eq!(check_submission(&c.kv, &behind, now, 2), Ok(()));
     assert_eq!(code(check_transaction(&c.kv, &Transaction::Signed(submission), now)), TxCode::Availability);
     let mut names: Vec<_> = TxCode::ALL.iter().map(|c| c.name()).collect();
     names.sort_unstable();

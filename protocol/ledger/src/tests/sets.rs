@@ -9,6 +9,7 @@ use types::verdict::{Check, ProofVote, Verdict};
 use types::vote::{Proposal, Vote, VoteKind};
 
 use crate::execute::Event;
+use crate::limits::POWER_PAUSE_MS;
 use crate::testkit::*;
 use crate::{TxCode, query, state, validator_set};
 
@@ -93,6 +94,27 @@ fn at_most_a_third_of_the_power_changes_in_a_block() {
     c.block(&[lower]);
     let raise = c.tx(&owner(3), Action::UpdateValidator { key: validator(3).public(), power: 11 });
     assert_eq!(c.refused(&raise), TxCode::Stake);
+}
+
+#[test]
+fn a_validators_power_changes_once_an_hour() {
+    let mut c = Chain::new();
+    let power = |c: &Chain, power| c.tx(&owner(1), Action::UpdateValidator { key: validator(1).public(), power });
+    let first = power(&c, 9);
+    c.block(&[first]);
+    let again = power(&c, 8);
+    assert_eq!(c.refused(&again), TxCode::TooSoon);
+    c.advance(POWER_PAUSE_MS - 2_000, &[]);
+    let again = power(&c, 8);
+    assert_eq!(c.refused(&again), TxCode::TooSoon);
+    // Nobody else waits for it, and leaving is always possible.
+    let other = c.tx(&owner(2), Action::UpdateValidator { key: validator(2).public(), power: 9 });
+    c.block(&[other]);
+    c.advance(2_000, &[]);
+    let again = power(&c, 8);
+    c.block(&[again]);
+    let exit = c.tx(&owner(1), Action::ExitValidator { key: validator(1).public() });
+    c.block(&[exit]);
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //! *input*.
 
 use types::felt::Felt;
-use types::job::OutputRule;
 use types::keys::PublicKey;
 use types::statement::Statement;
 use types::verdict::Check;
@@ -78,15 +77,10 @@ pub(crate) fn binding(tasks: &[Task], statement: &Statement, prover: &PublicKey)
 
 /// The user's output is what the statement fixes of it. What only re-execution can tell is not decided here.
 pub(crate) fn input(task: &Task, statement: &Statement) -> Result<(), Rejection> {
-    let refuse = |reason: String| Rejection::because(Check::Input, reason);
-    match &statement.output_rule {
-        OutputRule::Prefix(words) if !task.output.starts_with(words) => {
-            let at = words.iter().zip(&task.output).take_while(|(wanted, found)| wanted == found).count();
-            refuse(format!("the output differs at word {at} from the {} words that the statement fixes", words.len()))
-        }
-        OutputRule::Exact(words) if task.output != *words => {
-            refuse(format!("the output of {} words is not the statement's of {} words", task.output.len(), words.len()))
-        }
-        OutputRule::Prefix(_) | OutputRule::Exact(_) | OutputRule::Quorum => Ok(()),
-    }
+    let Some(at) = statement.output_rule.broken_at(&task.output) else { return Ok(()) };
+    let found = task.output.len();
+    Rejection::because(
+        Check::Input,
+        format!("the output of {found} words differs at word {at} from what the statement fixes"),
+    )
 }
