@@ -1,6 +1,7 @@
 //! Bookkeeping of device memory: a few large slabs, cut into blocks. Owns which words are in use; knows nothing of
 //! OpenCL. Blocks may be handed out again as soon as they are freed, because one in-order queue runs all kernels.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// Blocks begin at multiples of this many words (64 bytes: what a memory transaction moves).
@@ -56,18 +57,26 @@ impl Arena {
         self.free.get(slab).is_none_or(|ranges| ranges.is_empty() == (whole.1 == 0) && ranges.iter().all(|(at, size)| (*at, *size) == whole))
     }
 
+    /// Words of the largest slab.
+    pub(super) fn largest(&self) -> u64 {
+        self.sizes.iter().copied().max().unwrap_or(0)
+    }
+
     /// Words of all slabs.
     pub(super) fn total(&self) -> u64 {
         self.sizes.iter().sum()
     }
 
-    /// Takes `words` words from the smallest free range that holds them.
+    /// Takes `words` words from the smallest free range that holds them, of the largest slab that has one: a proof's columns
+    /// then lie in one slab, which some kernels read faster.
     pub(super) fn take(&mut self, words: u64) -> Option<Place> {
         let words = Self::rounded(words);
+        let sizes = &self.sizes;
         let fitting = self.free.iter().enumerate().flat_map(|(slab, ranges)| {
-            ranges.iter().filter(|(_, size)| **size >= words).map(move |(offset, size)| (*size, slab, *offset))
+            let fitting = ranges.iter().filter(|(_, size)| **size >= words);
+            fitting.map(move |(offset, size)| (Reverse(sizes[slab]), *size, slab, *offset))
         });
-        let (size, slab, offset) = fitting.min()?;
+        let (_, size, slab, offset) = fitting.min()?;
         let ranges = self.free.get_mut(slab)?;
         ranges.remove(&offset);
         if size > words {

@@ -88,8 +88,15 @@ impl State {
         self.arena.take(words).ok_or_else(|| self.full(words))
     }
 
-    /// Makes slabs of `words` words in all, if there are less, so that a proof of known size finds few large ones.
+    /// Makes one slab that holds a proof of `words` words, or else as much as there is less than that in all slabs.
     pub(super) fn reserve(&mut self, words: u64) -> Result<()> {
+        let words = Arena::rounded(words);
+        if self.arena.largest() >= words {
+            return Ok(());
+        }
+        if words <= self.slab_words_max && self.arena.total() + words <= self.limit_words + self.limit_words / 8 {
+            return self.grow(words);
+        }
         let missing = words.saturating_sub(self.arena.total());
         if missing == 0 { Ok(()) } else { self.grow(Arena::rounded(missing.min(self.slab_words_max))) }
     }

@@ -224,7 +224,7 @@ pub(super) fn none_left(devices: &[Device], now: Instant) -> String {
 pub(super) fn worker_config(config: &FleetConfig, listed: &Listed) -> WorkerConfig {
     let mut worker = config.cpu.clone();
     worker.program = Some(config.binary.clone());
-    worker.arguments = vec!["worker".into(), "--device".into(), listed.index.to_string().into()];
+    worker.arguments = vec!["worker".into(), "--device".into(), listed.wanted().into()];
     worker.environment = driver::environment(&config.cache);
     worker.start_limit = START_LIMIT;
     worker.silence_limit = SILENCE_LIMIT;

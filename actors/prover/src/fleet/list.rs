@@ -43,11 +43,19 @@ pub struct Listed {
     pub driver: String,
     /// Memory, in bytes.
     pub memory_bytes: u64,
+    /// Tells it from another device that gets its number; empty where the listing does not say it.
+    #[serde(default)]
+    pub identity: String,
     /// Why it cannot be used; empty if it can.
     pub refusal: String,
 }
 
 impl Listed {
+    /// What `proofmesh-gpu --device` is told so that it opens this device or none.
+    pub(super) fn wanted(&self) -> String {
+        if self.identity.is_empty() { self.index.to_string() } else { format!("{}@{}", self.index, self.identity) }
+    }
+
     /// Whether a pin or an exclusion of the configuration means this device: its number, or a part of its name.
     pub fn is_meant_by(&self, pattern: &str) -> bool {
         let pattern = pattern.trim();
