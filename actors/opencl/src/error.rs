@@ -114,9 +114,7 @@ impl Error {
     /// Names the driver call that failed.
     pub(crate) fn call(call: &'static str) -> impl FnOnce(ocl::core::Error) -> Self {
         move |error| match error.api_status() {
-            Some(status) if is_shortage(status) => {
-                Self::DriverMemory { call, reason: first_lines(&error.to_string()) }
-            }
+            Some(status) if is_shortage(status) => Self::DriverMemory { call, reason: first_lines(&error.to_string()) },
             _ => Self::Call { call, reason: first_lines(&error.to_string()) },
         }
     }
@@ -192,11 +190,8 @@ mod tests {
 
     #[test]
     fn a_shortage_of_memory_is_told_from_a_failure() {
-        let shortages = [
-            Status::CL_MEM_OBJECT_ALLOCATION_FAILURE,
-            Status::CL_OUT_OF_RESOURCES,
-            Status::CL_OUT_OF_HOST_MEMORY,
-        ];
+        let shortages =
+            [Status::CL_MEM_OBJECT_ALLOCATION_FAILURE, Status::CL_OUT_OF_RESOURCES, Status::CL_OUT_OF_HOST_MEMORY];
         assert!(shortages.into_iter().all(is_shortage));
         let failures = [Status::CL_INVALID_COMMAND_QUEUE, Status::CL_INVALID_VALUE, Status::CL_INVALID_BUFFER_SIZE];
         assert!(!failures.into_iter().any(is_shortage));

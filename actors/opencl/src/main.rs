@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use opencl::air::{Rounds, Workload};
 use opencl::air::poseidon2::{self, Poseidon2};
 use opencl::air::wide_fibonacci::WideFibonacci;
+use opencl::air::{Rounds, Workload};
 use opencl::bench::{Plan, Report, default_runs, on_device_with, on_host_with, text};
 use opencl::device::{CacheReport, Choice, DeviceInfo, Listing, Options, Runtime, list, open};
 use opencl::error::{Error, Result};

@@ -3,8 +3,8 @@
 
 use serde::Serialize;
 
-use crate::air::wide_fibonacci::WideFibonacci;
 use crate::air::Rounds;
+use crate::air::wide_fibonacci::WideFibonacci;
 use crate::bench::{Plan, on_device, on_host};
 use crate::device::Runtime;
 use crate::error::{Error, Result};

@@ -57,12 +57,7 @@ fn config(home: Option<&Path>) -> Result<Config, Failure> {
 }
 
 /// As [`run`], with arguments that were put together here.
-pub(super) fn run_with(
-    out: Output,
-    home: Option<&Path>,
-    command: &[&str],
-    args: &[OsString],
-) -> Result<(), Failure> {
+pub(super) fn run_with(out: Output, home: Option<&Path>, command: &[&str], args: &[OsString]) -> Result<(), Failure> {
     let binary = binary(&config(home)?, &own()?);
     let json = (out.json() && !args.iter().any(|word| word == "--json")).then_some("--json");
     let status = Command::new(&binary).args(command).args(args).args(json).status().map_err(|error| {

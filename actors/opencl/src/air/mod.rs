@@ -166,16 +166,16 @@ pub fn parameters_with<W: Workload>(workload: &W, bits: u32, rounds: Rounds) -> 
     }
     // Folds from the committed domain to the last layer's.
     let folds = halves.max(eval.log_size());
-    let refuse = |field: &'static str, value: u32, limit: String| {
-        Err(Error::Input { field, value: value.to_string(), limit })
-    };
+    let refuse =
+        |field: &'static str, value: u32, limit: String| Err(Error::Input { field, value: value.to_string(), limit });
     let fold_step = rounds.fold_step.unwrap_or(FOLD_STEP.min(folds));
     if !(1..=folds).contains(&fold_step) {
         return refuse("fold-step", fold_step, format!("1 to {folds} for 2^{} rows", eval.log_size()));
     }
     let most = folds - fold_step;
     // So that the last round is a whole one, if there is room.
-    let whole = (LAST_LAYER..LAST_LAYER + fold_step).find(|last| most >= *last && (most - last).is_multiple_of(fold_step));
+    let whole =
+        (LAST_LAYER..LAST_LAYER + fold_step).find(|last| most >= *last && (most - last).is_multiple_of(fold_step));
     let last_layer = rounds.last_layer.unwrap_or(whole.unwrap_or_else(|| most.min(LAST_LAYER)));
     if last_layer > most {
         return refuse("last-layer", last_layer, format!("{most} at most for 2^{} rows", eval.log_size()));

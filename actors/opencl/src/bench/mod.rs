@@ -15,7 +15,8 @@ use stwo::prover::backend::simd::SimdBackend;
 
 use crate::OclBackend;
 use crate::air::{
-    Numbered, Prepared, Rounds, Workload, fixed_root, needed_bytes, parameters_with, proof_bytes, prove_on_device, prove_simd, verify,
+    Numbered, Prepared, Rounds, Workload, fixed_root, needed_bytes, parameters_with, proof_bytes, prove_on_device,
+    prove_simd, verify,
 };
 use crate::device::{Counters, Runtime, host_phase, phase, phase_costs, reset_phases, set_exact_phases};
 use crate::error::{Error, Result, guarded};
@@ -143,7 +144,8 @@ impl Runs {
     }
 
     fn phases_ms(&self) -> BTreeMap<String, f64> {
-        let names: std::collections::BTreeSet<&str> = self.0.iter().flat_map(|run| run.phases.keys().copied()).collect();
+        let names: std::collections::BTreeSet<&str> =
+            self.0.iter().flat_map(|run| run.phases.keys().copied()).collect();
         let median = |name: &str| self.median(|run| run.phases.get(name).copied().unwrap_or_default());
         names.into_iter().map(|name| (name.to_owned(), milliseconds(median(name)))).collect()
     }

@@ -16,7 +16,7 @@ pub(super) type Times = BTreeMap<&'static str, Duration>;
 fn phase_of(span: &str) -> Option<&'static str> {
     Some(match span {
         "Generation" => "constraints",
-        "Commitment" => "commit",
+        "Commitment" | "Interpolation for commitment" => "commit",
         "Evaluate columns out of domain" => "out-of-domain",
         "Compute FRI quotients" => "quotients",
         // The method that commits to FRI's layers is instrumented under its own name.
@@ -28,8 +28,9 @@ fn phase_of(span: &str) -> Option<&'static str> {
 
 #[derive(Default)]
 struct State {
-    open: BTreeMap<u64, &'static str>,
-    entered: BTreeMap<u64, Instant>,
+    known: BTreeMap<u64, &'static str>,
+    /// The spans that are entered, the outermost first: it alone counts.
+    entered: Vec<(u64, Instant)>,
     times: Times,
     /// When the proof of work was found: what follows are the openings.
     found: Option<Instant>,
@@ -53,22 +54,22 @@ impl Subscriber for Spans {
         // Zero is no id.
         let id = self.0.1.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(phase) = phase_of(span.metadata().name()) {
-            self.state().open.insert(id, phase);
+            self.state().known.insert(id, phase);
         }
         Id::from_u64(id)
     }
 
     fn enter(&self, span: &Id) {
-        self.state().entered.insert(span.into_u64(), Instant::now());
+        self.state().entered.push((span.into_u64(), Instant::now()));
     }
 
     fn exit(&self, span: &Id) {
         let mut state = self.state();
-        let (Some(since), Some(phase)) =
-            (state.entered.remove(&span.into_u64()), state.open.get(&span.into_u64()).copied())
-        else {
+        let Some((id, since)) = state.entered.pop() else { return };
+        if !state.entered.is_empty() || id != span.into_u64() {
             return;
-        };
+        }
+        let Some(phase) = state.known.get(&id).copied() else { return };
         *state.times.entry(phase).or_default() += since.elapsed();
         if phase == "proof-of-work" {
             state.found = Some(Instant::now());

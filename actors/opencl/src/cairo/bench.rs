@@ -208,12 +208,7 @@ fn request(subject: &Subject, number: usize) -> std::result::Result<ProveRequest
 ///
 /// # Errors
 /// The first proof that fails, or that is not the processor's.
-pub fn on_device(
-    subjects: &[Subject],
-    runs: usize,
-    runtime: &'static Runtime,
-    against_host: bool,
-) -> Result<Value> {
+pub fn on_device(subjects: &[Subject], runs: usize, runtime: &'static Runtime, against_host: bool) -> Result<Value> {
     let mut cases = Vec::with_capacity(subjects.len());
     for subject in subjects {
         let options = BenchOptions { subjects: vec![subject.clone()], runs, against_stock: false };

@@ -31,7 +31,11 @@ pub fn provers(components: &CairoComponents) -> Result<Vec<Box<dyn Recordable + 
     composition::visit(components, &mut collect);
     let (found, expected) = (collect.0.len(), components.components().len());
     if found != expected {
-        return Err(Error::Input { field: "components", value: format!("{expected}"), limit: format!("{found} known") });
+        return Err(Error::Input {
+            field: "components",
+            value: format!("{expected}"),
+            limit: format!("{found} known"),
+        });
     }
     collect.0.par_iter().for_each(|component| component.record_ahead());
     Ok(collect.0)

@@ -24,10 +24,10 @@ use stwo::core::proof_of_work::GrindOps;
 use stwo::core::utils::MaybeOwned;
 use stwo::core::vcs::blake2_hash::Blake2sHash;
 use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleChannel;
-use stwo::prover::{CommitmentTreeProver, ComponentProver};
 use stwo::prover::mempool::BaseColumnPool;
 use stwo::prover::poly::circle::{CircleCoefficients, CircleEvaluation, PolyOps};
 use stwo::prover::poly::twiddles::TwiddleTree;
+use stwo::prover::{CommitmentTreeProver, ComponentProver};
 
 use crate::backend::{OclBackend, upload};
 use crate::device::{DeviceKind, Runtime, host_phase, phase, watch_phases};

@@ -300,7 +300,12 @@ impl<E: FrameworkEval> Component for Ahead<'_, E> {
         evaluation_accumulator: &mut PointEvaluationAccumulator,
         max_log_degree_bound: u32,
     ) {
-        self.component.evaluate_constraint_quotients_at_point(point, mask, evaluation_accumulator, max_log_degree_bound);
+        self.component.evaluate_constraint_quotients_at_point(
+            point,
+            mask,
+            evaluation_accumulator,
+            max_log_degree_bound,
+        );
     }
 }
 

@@ -54,7 +54,9 @@ impl Arena {
     /// Whether no block lies in a slab.
     pub(super) fn is_unused(&self, slab: usize) -> bool {
         let whole = (0, self.slab_words(slab));
-        self.free.get(slab).is_none_or(|ranges| ranges.is_empty() == (whole.1 == 0) && ranges.iter().all(|(at, size)| (*at, *size) == whole))
+        self.free.get(slab).is_none_or(|ranges| {
+            ranges.is_empty() == (whole.1 == 0) && ranges.iter().all(|(at, size)| (*at, *size) == whole)
+        })
     }
 
     /// Words of the largest slab.

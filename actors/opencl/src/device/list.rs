@@ -227,7 +227,8 @@ fn place(device: DeviceId) -> String {
         [Some(bus), Some(slot), domain] => {
             // As the first of the queries above would answer: domain, bus, device, function.
             let slot = u32::from_le_bytes([slot[0], slot[1], slot[2], slot[3]]);
-            let words = [domain.unwrap_or(vec![0; 4]), bus, (slot >> 3).to_le_bytes().into(), (slot & 7).to_le_bytes().into()];
+            let words =
+                [domain.unwrap_or(vec![0; 4]), bus, (slot >> 3).to_le_bytes().into(), (slot & 7).to_le_bytes().into()];
             format!("pci:{}", hex(&words.concat()))
         }
         _ => String::new(),
@@ -238,7 +239,8 @@ fn place(device: DeviceId) -> String {
 fn refuse_twins(devices: &mut [DeviceInfo]) {
     for at in 1..devices.len() {
         let (before, rest) = devices.split_at_mut(at);
-        let Some(device) = rest.first_mut().filter(|device| device.refusal.is_empty() && !device.place.is_empty()) else {
+        let Some(device) = rest.first_mut().filter(|device| device.refusal.is_empty() && !device.place.is_empty())
+        else {
             continue;
         };
         if let Some(twin) = before.iter().find(|twin| twin.refusal.is_empty() && twin.place == device.place) {

@@ -13,7 +13,9 @@ mod staging;
 
 pub use check::field_results;
 pub(crate) use counters::watch_phases;
-pub use counters::{Counters, PhaseCost, PhaseTimes, host_phase, phase, phase_costs, phase_times, reset_phases, set_exact_phases};
+pub use counters::{
+    Counters, PhaseCost, PhaseTimes, host_phase, phase, phase_costs, phase_times, reset_phases, set_exact_phases,
+};
 pub use list::{Choice, DeviceInfo, DeviceKind, Listing, list};
 pub use program::CacheReport;
 pub use runtime::{Options, Runtime, open};

@@ -63,7 +63,8 @@ impl State {
     /// Words that blocks can take in all: the limit, or what four slabs hold if that is less. Where they have to lie in
     /// several slabs, a sixteenth is left for the cut.
     pub(super) fn capacity_words(&self) -> u64 {
-        let kept = |slab: usize| if self.arena.is_unused(slab) { self.slab_words_max } else { self.arena.slab_words(slab) };
+        let kept =
+            |slab: usize| if self.arena.is_unused(slab) { self.slab_words_max } else { self.arena.slab_words(slab) };
         let most: u64 = (0..SLABS_MAX).map(kept).sum();
         if self.limit_words <= self.slab_words_max {
             return self.limit_words.min(most);
@@ -202,7 +203,15 @@ impl State {
         // SAFETY: `words` moves into `pending` below and stays there until the queue is done; `at` is inside the block.
         #[allow(unsafe_code, reason = "the source must outlive the copy, which the compiler cannot see")]
         let outcome = unsafe {
-            core::enqueue_write_buffer(&self.queue, self.slab(place)?, false, at, &words, None::<Event>, None::<&mut Event>)
+            core::enqueue_write_buffer(
+                &self.queue,
+                self.slab(place)?,
+                false,
+                at,
+                &words,
+                None::<Event>,
+                None::<&mut Event>,
+            )
         };
         self.checked("write", outcome)?;
         self.pending_bytes += words.len() * 4;

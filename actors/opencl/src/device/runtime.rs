@@ -158,7 +158,8 @@ impl Runtime {
         };
         let builder = Builder { context, device, info: info.clone(), folder: options.cache.clone() };
         let (tally, calls, tiles) = (Tally::default(), Calls::default(), AtomicBool::new(true));
-        let runtime = Self { info, tally, calls, builder, tiles, local: AtomicBool::new(false), state: Mutex::new(state) };
+        let runtime =
+            Self { info, tally, calls, builder, tiles, local: AtomicBool::new(false), state: Mutex::new(state) };
         let plain = kernels::plain();
         runtime.add_program(plain.what, &plain.source, plain.kernels)?;
         if runtime.has_room_for_tiles() {

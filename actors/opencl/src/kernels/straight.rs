@@ -55,10 +55,9 @@ fn layer(text: &mut String, layers: u32, layer: u32, butterfly: &str) {
 /// interpolation, of 2^K values that lie 2^lo apart; hi is the number of the first value, divided by 2^(lo + K).
 pub(super) fn transforms(layers: u32) -> String {
     let mut text = String::new();
-    for (name, butterfly, order) in [
-        ("down", "FFT_DOWN", (0..layers).rev().collect::<Vec<_>>()),
-        ("up", "FFT_UP", (0..layers).collect()),
-    ] {
+    for (name, butterfly, order) in
+        [("down", "FFT_DOWN", (0..layers).rev().collect::<Vec<_>>()), ("up", "FFT_UP", (0..layers).collect())]
+    {
         let _ = writeln!(
             text,
             "\nINLINE void fft_{name}_{layers}(uint *v, __global const uint *w, uint w_len, uint log_w, uint lo, \

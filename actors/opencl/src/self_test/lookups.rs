@@ -74,9 +74,7 @@ impl Derived {
                 1 if known > 0 => (Step::Sub(a, b), degree(a).max(degree(b))),
                 2 if known > 0 => (Step::Neg(a), degree(a)),
                 3 => (Step::Constant(constant), 0),
-                4..=6 if known > 0 && degree(a) + degree(b) <= DEGREE_MAX => {
-                    (Step::Mul(a, b), degree(a) + degree(b))
-                }
+                4..=6 if known > 0 && degree(a) + degree(b) <= DEGREE_MAX => (Step::Mul(a, b), degree(a) + degree(b)),
                 _ => (leaf, 1),
             };
             steps.push(next);
@@ -119,8 +117,7 @@ struct LookupAir {
 
 impl LookupAir {
     fn new(rng: &mut StdRng, number: usize, log_size: u32) -> Self {
-        let derived: Vec<Derived> =
-            (0..rng.random_range(1..6)).map(|index| Derived::new(rng, FREE + index)).collect();
+        let derived: Vec<Derived> = (0..rng.random_range(1..6)).map(|index| Derived::new(rng, FREE + index)).collect();
         let columns = FREE + derived.len();
         let count = rng.random_range(1..6);
         let mut column = || rng.random_range(0..columns);
@@ -236,7 +233,8 @@ impl Statement {
     fn new(rng: &mut StdRng, log_sizes: &[u32]) -> Self {
         let part = |(number, log_size): (usize, &u32)| {
             let air = LookupAir::new(rng, number, *log_size);
-            let fixed = (0..1_u32 << log_size).map(|row| BaseField::from(row + number as u32) + BaseField::one()).collect();
+            let fixed =
+                (0..1_u32 << log_size).map(|row| BaseField::from(row + number as u32) + BaseField::one()).collect();
             let trace = air.trace(rng);
             Part { air, fixed, trace }
         };

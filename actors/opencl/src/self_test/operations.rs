@@ -178,7 +178,8 @@ pub(super) fn the_proof_of_work_is_that_of_simd(on: &Context) {
         return;
     }
     // The search counts in the low 20 bits, then in the upper word: both sides of the step, and well behind it.
-    let rounds: &[(u64, u32)] = if on.large() { &[(LATE_ROUND, LATE_BITS), (1, 22), (2, 22), (3, 22)] } else { &[(LATE_ROUND, LATE_BITS)] };
+    let rounds: &[(u64, u32)] =
+        if on.large() { &[(LATE_ROUND, LATE_BITS), (1, 22), (2, 22), (3, 22)] } else { &[(LATE_ROUND, LATE_BITS)] };
     let mut late = 0;
     for (round, bits) in rounds {
         let mut channel = Blake2sChannel::default();

@@ -21,7 +21,11 @@ const EDGES: [u32; 6] = [0, P - 1, 1, P - 2, P / 2, 1 << 30];
 pub(super) fn base_values(rng: &mut StdRng, len: usize) -> Vec<BaseField> {
     let turn = rng.random_range(0..EDGES.len());
     let mut value = |i: usize| {
-        let edge = if i < EDGES.len() { Some(i + turn) } else { rng.random_bool(1.0 / 16.0).then(|| rng.random_range(0..EDGES.len())) };
+        let edge = if i < EDGES.len() {
+            Some(i + turn)
+        } else {
+            rng.random_bool(1.0 / 16.0).then(|| rng.random_range(0..EDGES.len()))
+        };
         edge.map_or_else(|| rng.random_range(0..P), |edge| EDGES[edge % EDGES.len()])
     };
     (0..len).map(|i| BaseField::from_u32_unchecked(value(i))).collect()
