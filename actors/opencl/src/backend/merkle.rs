@@ -4,7 +4,7 @@ use stwo::core::fields::m31::BaseField;
 use stwo::core::fields::qm31::SECURE_EXTENSION_DEGREE;
 use stwo::core::vcs::blake2_hash::{Blake2sHash, Blake2sHasher};
 use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleHasher;
-use stwo::core::vcs_lifted::verifier::PACKED_LEAF_SIZE;
+use stwo::core::vcs_lifted::verifier::{LOG_PACKED_LEAF_SIZE, PACKED_LEAF_SIZE};
 use stwo::prover::backend::Col;
 use stwo::prover::vcs_lifted::ops::{MerkleOpsLifted, PackLeavesOps};
 use stwo::prover::vcs_lifted::prover::MerkleProverLifted;
@@ -139,6 +139,24 @@ pub(crate) fn tree_of(
     } else {
         tree_over(OclBackend::build_leaves(&sorted, lifting_log_size))
     };
+    layers.reverse();
+    MerkleProverLifted { layers }
+}
+
+/// The tree over leaves of four rows of four columns each, as stwo builds it over [`PackLeavesOps::pack_leaves_input`]: large
+/// ones straight from the columns, small ones in one start.
+pub(crate) fn packed_tree_of(
+    columns: &[&OclColumn<BaseField>; SECURE_EXTENSION_DEGREE],
+) -> MerkleProverLifted<OclBackend, Blake2sMerkleHasher> {
+    let log_leaves = columns[0].log_len().saturating_sub(LOG_PACKED_LEAF_SIZE);
+    if log_leaves <= TOP_LOG && runtime().tiles() {
+        return tree_of(&OclBackend::pack_leaves_input(columns).each_ref(), log_leaves);
+    }
+    let leaves = OclColumn::undefined(1 << log_leaves);
+    let [x0, x1, x2, x3] = columns.map(OclColumn::address);
+    let args = [x0, x1, x2, x3, leaves.address(), 1 << log_leaves];
+    runtime().launch(&Launch { kernel: "merkle_leaves_packed", items: 1 << log_leaves, rows: 1, args: &args });
+    let mut layers = tree_over(leaves);
     layers.reverse();
     MerkleProverLifted { layers }
 }

@@ -22,7 +22,7 @@ pub use twiddles::OclTwiddles;
 
 pub(crate) use column::{Table, gather, gather_all, upload};
 pub(crate) use fri::fold_into;
-pub(crate) use merkle::tree_of;
+pub(crate) use merkle::{packed_tree_of, tree_of};
 pub use poly::Evaluation;
 pub(crate) use poly::evaluate_all;
 pub(crate) use quotients::zero_secure;

@@ -77,6 +77,24 @@ __kernel void pack_leaves(SLABS, uint table, uint n)
     COLUMN(COLUMN(table)[4 + c])[i] = COLUMN(COLUMN(table)[c & 3])[4 * i + (c >> 2)];
 }
 
+// Leaf i of a layer that is folded several times at once: rows 4 i to 4 i + 3 of four columns, row by row.
+__kernel void merkle_leaves_packed(SLABS, uint x0, uint x1, uint x2, uint x3, uint out, uint n)
+{
+    uint i = get_global_id(0);
+    if (i >= n) {
+        return;
+    }
+    uint4 a = QUAD(x0)[i];
+    uint4 b = QUAD(x1)[i];
+    uint4 c = QUAD(x2)[i];
+    uint4 d = QUAD(x3)[i];
+    uint m[16] = {a.x, b.x, c.x, d.x, a.y, b.y, c.y, d.y, a.z, b.z, c.z, d.z, a.w, b.w, c.w, d.w};
+    uint h[8];
+    blake_start(h);
+    blake_compress(h, m, 64, 1);
+    blake_store(h, QUAD(out) + 2 * (size_t)i);
+}
+
 // Items that look whether the search is over before they begin: those that do not start at once anyway.
 #define GRIND_LATE 65536u
 

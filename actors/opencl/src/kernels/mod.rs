@@ -78,6 +78,7 @@ const PLAIN_KERNELS: &[&str] = &[
     "twiddles",
     "merkle_leaves",
     "merkle_leaves_even",
+    "merkle_leaves_packed",
     "merkle_layer",
     "merkle_layers_3",
     "pack_leaves",

@@ -1,6 +1,6 @@
 //! Trees, sums, quotients, folds and the proof of work against stwo's own backends.
 
-use crate::backend::tree_of;
+use crate::backend::{packed_tree_of, tree_of};
 use crate::{OclBackend, OclColumn};
 use stwo::core::channel::{Blake2sChannel, Channel};
 use stwo::core::circle::{CirclePoint, SECURE_FIELD_CIRCLE_GEN};
@@ -71,6 +71,17 @@ pub(super) fn trees_are_stwos(on: &Context) {
     let expected = CpuBackend::pack_leaves_input(&values.columns.each_ref());
     let packed = OclBackend::pack_leaves_input(&to_device(&values).columns.each_ref());
     assert_eq!(packed.map(|column| column.to_cpu()), expected);
+    for log in [3, 6, 12, 14].into_iter().filter(|log| on.wants(*log)) {
+        let columns = to_device(&secure_columns(&mut rng, 1 << log));
+        let columns = columns.columns.each_ref();
+        let expected = OclTree::commit(OclBackend::pack_leaves_input(&columns).iter().collect(), log - 2, 0);
+        for tiles in [false, true] {
+            on.runtime.set_tiles(tiles);
+            let tree = packed_tree_of(&columns);
+            let same = tree.layers.iter().zip(&expected.layers).all(|(a, b)| a.to_cpu() == b.to_cpu());
+            assert!(same && tree.layers.len() == expected.layers.len(), "four rows per leaf of 2^{log} rows");
+        }
+    }
 }
 
 pub(super) fn sums_are_stwos(_: &Context) {
