@@ -133,10 +133,9 @@ pub(super) fn barycentric_weights(coset: CanonicCoset, p: CirclePoint<SecureFiel
         vanishing / (point.y * SecureField::from(-2) * derivative)
     };
     let constants = [p.x, p.y, constant(0), constant(domain.size() / 2)];
-    let table = Table::new(to_words(&constants));
-    let points = Table::new(domain_table(domain));
+    let (_tables, [table, points]) = Table::joined([&to_words(&constants), &domain_table(domain)]);
     let weights = OclColumn::undefined(domain.size());
-    let args = [table.address(), points.address(), weights.address(), log_size];
+    let args = [table, points, weights.address(), log_size];
     runtime().launch(&Launch { kernel: "barycentric_weights", items: domain.size(), rows: 1, args: &args });
     weights
 }

@@ -139,12 +139,13 @@ pub(super) fn on_device(
 /// Starts the kernels.
 fn start(source: &Source, graph: &Graph, rows: &Rows<'_>, target: &SecureColumnByCoords<OclBackend>) {
     let column = |(interaction, index): &(usize, usize)| rows.columns[*interaction][*index].values.address();
-    let table = Table::new(graph.columns.iter().map(column).collect());
+    let list: Vec<u32> = graph.columns.iter().map(column).collect();
     let coefficients: Vec<[u32; 4]> = rows.coefficients.iter().copied().map(secure_words).collect();
     let denominators: Vec<u32> = rows.denominators.iter().map(|value| value.0).collect();
-    let params = Table::new(parameters(graph, &coefficients, &denominators));
-    let out = Table::new(target.columns.iter().map(OclColumn::address).collect());
-    let args = [table.address(), params.address(), out.address(), rows.log_trace, rows.log_eval];
+    let targets: Vec<u32> = target.columns.iter().map(OclColumn::address).collect();
+    let parameters = parameters(graph, &coefficients, &denominators);
+    let (_tables, [table, params, out]) = Table::joined([&list, &parameters, &targets]);
+    let args = [table, params, out, rows.log_trace, rows.log_eval];
     for kernel in &source.kernels {
         runtime().launch(&Launch { kernel, items: 1 << rows.log_eval, rows: 1, args: &args });
     }

@@ -67,14 +67,14 @@ __kernel void field_test(SLABS, uint in, uint out, uint n)
 
 // Transforms of 2 and 4 values, one column per item. `x`, `y` are the first point's coordinates (their inverses for the
 // inverse transform, which ends with a multiplication by `scale`; 0 means forward).
-__kernel void fft_tiny(SLABS, uint tables, uint columns, uint log_n, uint x, uint y, uint scale, uint source_len)
+__kernel void fft_tiny(SLABS, uint tables, uint targets_after, uint columns, uint log_n, uint x, uint y, uint scale, uint source_len)
 {
     uint column = get_global_id(0);
     if (column >= columns) {
         return;
     }
     __global const uint *source = COLUMN(COLUMN(tables)[column]);
-    __global uint *target = COLUMN(COLUMN(tables)[columns + column]);
+    __global uint *target = COLUMN(COLUMN(tables)[targets_after + column]);
     uint n = 1u << log_n;
     uint v[4];
 #pragma unroll

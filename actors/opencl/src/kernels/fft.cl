@@ -1,7 +1,8 @@
 // @K@ layers of the circle transforms in registers, without local memory or barriers. Each item holds 2^@K@ values that
-// lie 2^lo apart, beginning at layer lo; hi is the number of its first value, divided by 2^(lo + @K@). `tables` lists the source columns, then the target columns.
+// lie 2^lo apart, beginning at layer lo; hi is the number of its first value, divided by 2^(lo + @K@). `tables` lists the
+// source columns, and `targets_after` words later the target columns.
 
-__kernel void fft_forward_@K@(SLABS, uint tables, uint columns, uint twiddle, uint w_len, uint log_w, uint lo,
+__kernel void fft_forward_@K@(SLABS, uint tables, uint targets_after, uint twiddle, uint w_len, uint log_w, uint lo,
                               uint source_len, uint items)
 {
     uint item = get_global_id(0);
@@ -10,7 +11,7 @@ __kernel void fft_forward_@K@(SLABS, uint tables, uint columns, uint twiddle, ui
         return;
     }
     __global const uint *source = COLUMN(COLUMN(tables)[column]);
-    __global uint *target = COLUMN(COLUMN(tables)[columns + column]);
+    __global uint *target = COLUMN(COLUMN(tables)[targets_after + column]);
     uint hi = item >> lo;
     uint base = (hi << (lo + @K@)) | (item & ((1u << lo) - 1));
     uint v[1 << @K@];
@@ -20,7 +21,7 @@ __kernel void fft_forward_@K@(SLABS, uint tables, uint columns, uint twiddle, ui
 }
 
 // The last pass multiplies by `scale`, the inverse of the number of values; the others have 1.
-__kernel void fft_inverse_@K@(SLABS, uint tables, uint columns, uint twiddle, uint w_len, uint log_w, uint lo,
+__kernel void fft_inverse_@K@(SLABS, uint tables, uint targets_after, uint twiddle, uint w_len, uint log_w, uint lo,
                               uint scale, uint items)
 {
     uint item = get_global_id(0);
@@ -29,7 +30,7 @@ __kernel void fft_inverse_@K@(SLABS, uint tables, uint columns, uint twiddle, ui
         return;
     }
     __global const uint *source = COLUMN(COLUMN(tables)[column]);
-    __global uint *target = COLUMN(COLUMN(tables)[columns + column]);
+    __global uint *target = COLUMN(COLUMN(tables)[targets_after + column]);
     uint hi = item >> lo;
     uint base = (hi << (lo + @K@)) | (item & ((1u << lo) - 1));
     uint v[1 << @K@];

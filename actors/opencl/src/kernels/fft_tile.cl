@@ -26,14 +26,14 @@ INLINE void tile_get(uint *v, __local const uint *tile, uint base, uint lo)
 }
 
 __kernel __attribute__((reqd_work_group_size(TILE_ITEMS, 1, 1)))
-void fft_forward_tile(SLABS, uint tables, uint columns, uint twiddle, uint w_len, uint log_w, uint source_len)
+void fft_forward_tile(SLABS, uint tables, uint targets_after, uint twiddle, uint w_len, uint log_w, uint source_len)
 {
     __local uint tile[TILE_WORDS];
     uint t = get_local_id(0);
     uint group = get_group_id(0);
     uint column = get_global_id(1);
     __global const uint *source = COLUMN(COLUMN(tables)[column]);
-    __global uint *target = COLUMN(COLUMN(tables)[columns + column]);
+    __global uint *target = COLUMN(COLUMN(tables)[targets_after + column]);
     __global const uint *w = COLUMN(twiddle);
     uint first = (group << 12) + t;
     uint middle = ((t >> 4) << 8) | (t & 15);
@@ -57,14 +57,14 @@ void fft_forward_tile(SLABS, uint tables, uint columns, uint twiddle, uint w_len
 
 // `scale` as in fft_inverse_*.
 __kernel __attribute__((reqd_work_group_size(TILE_ITEMS, 1, 1)))
-void fft_inverse_tile(SLABS, uint tables, uint columns, uint twiddle, uint w_len, uint log_w, uint scale)
+void fft_inverse_tile(SLABS, uint tables, uint targets_after, uint twiddle, uint w_len, uint log_w, uint scale)
 {
     __local uint tile[TILE_WORDS];
     uint t = get_local_id(0);
     uint group = get_group_id(0);
     uint column = get_global_id(1);
     __global const uint *source = COLUMN(COLUMN(tables)[column]);
-    __global uint *target = COLUMN(COLUMN(tables)[columns + column]);
+    __global uint *target = COLUMN(COLUMN(tables)[targets_after + column]);
     __global const uint *w = COLUMN(twiddle);
     uint first = (group << 12) + t;
     uint middle = ((t >> 4) << 8) | (t & 15);
