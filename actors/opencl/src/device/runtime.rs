@@ -270,7 +270,7 @@ impl Runtime {
         state.report.unwritten += report.unwritten;
         let program: Quiet<Program> = Quiet::new(built?);
         for name in names {
-            let kernel = core::create_kernel(&*program, name).map_err(Error::call("create kernel"))?;
+            let kernel = core::create_kernel(&program, name).map_err(Error::call("create kernel"))?;
             state.kernels.insert((*name).to_owned(), Started { kernel: Quiet::new(kernel), starts: 0 });
         }
         Ok(())
