@@ -101,7 +101,7 @@ impl Staging {
         let half = &mut self.halves[self.next];
         self.next = 1 - self.next;
         if let Some(event) = half.busy.take() {
-            core::wait_for_event(&event).map_err(Error::call("wait for copy"))?;
+            core::wait_for_event(&*event).map_err(Error::call("wait for copy"))?;
         }
         // Nothing reads these words now.
         let words = &mut half.memory.words()[..len.min(STAGING_WORDS)];
