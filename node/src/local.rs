@@ -171,7 +171,6 @@ fn failure(error: JobError) -> Failure {
         JobError::CpuLimit | JobError::TimedOut { .. } | JobError::Hung { .. } => Failure::error("timeout", message),
         JobError::Internal { .. }
         | JobError::Device { .. }
-        | JobError::DeviceMemory { .. }
         | JobError::Start { .. }
         | JobError::Crashed { .. }
         | JobError::Cancelled

@@ -1,5 +1,5 @@
 //! Real nodes that prove on an OpenCL device: PoCL, a driver for the host's processor, pinned because no node would choose
-//! it. Chosen by configuration, killed in the middle, listed twice, missing. Speed is nobody's business here.
+//! it. Chosen by configuration, killed or stopped in the middle, listed twice, missing, installed later. Speed is nobody's business here.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -137,6 +137,64 @@ fn two_devices_have_a_process_each_and_prove_at_once() -> Result<()> {
         proved(&mut cluster, job, JOB)?;
     }
     ensure!(metric(&cluster, "proofmesh_prover_fallbacks_total{reason=\"died\"}")? == 2.0, "fallbacks");
+    stop_all(&mut cluster)
+}
+
+#[test]
+fn a_driver_that_comes_later_is_used_and_a_device_that_hangs_holds_a_job_for_a_minute() -> Result<()> {
+    let vendors = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("late-vendors");
+    if vendors.exists() {
+        std::fs::remove_dir_all(&vendors)?;
+    }
+    std::fs::create_dir_all(&vendors)?;
+    let folder = vendors.display().to_string();
+    let spare = ("PROOFMESH_PROVER__EXCLUDE", "no such spare");
+    let mut cluster = node("late-driver", &[("OCL_ICD_VENDORS", folder.as_str()), PINNED[0], PINNED[1], spare])?;
+    // The pin names nothing yet: the processor proves, and every place where one would look says why.
+    let status = until(&mut cluster, "the reason", MINUTE, |s| {
+        s["backend_reason"].as_str().is_some_and(|reason| reason.contains("no platform"))
+    })?;
+    ensure!(status["backend"] == "cpu" && status["problems"][0]["field"] == "prover.devices", "{status}");
+    ensure!(status["problems"][0]["value"] == "0" && status["problems"][1]["value"] == spare.1, "{status}");
+    let unmatched = |setting: &str| format!("proofmesh_prover_settings_unmatched{{setting=\"{setting}\"}}");
+    ensure!(metric(&cluster, &unmatched("prover.devices"))? == 1.0, "metrics");
+    let health: Value = serde_json::from_str(&Rpc::at(&cluster.node(0)?.rpc)?.get("/health")?)?;
+    let components = health["components"].as_array().context("components")?;
+    let prover_part = components.iter().find(|c| c["name"] == "prover").context("prover")?;
+    ensure!(prover_part["status"] == "degraded", "{health}");
+    ensure!(prover_part["message"].as_str().is_some_and(|m| m.contains("prover.devices")), "{health}");
+
+    // A driver is installed, and the node told.
+    for file in std::fs::read_dir("/etc/OpenCL/vendors")? {
+        let file = file?;
+        std::fs::copy(file.path(), vendors.join(file.file_name()))?;
+    }
+    cluster.signal(0, Signal::HUP)?;
+    let status = until(&mut cluster, "the late device", COMPILED, |s| s["backend"] == "opencl")?;
+    ensure!(status["devices"][0]["state"] == "ready" && status["problems"][0]["value"] == spare.1, "{status}");
+    ensure!(metric(&cluster, &unmatched("prover.devices"))? == 0.0, "metrics");
+
+    // Its process stands still in the middle of a proof.
+    let job = submit(&cluster, 2_000)?;
+    let status = until(&mut cluster, "the device at work", MINUTE, |s| {
+        s["running"][0]["backend"] == "opencl" && s["running"][0]["progress"].is_object()
+    })?;
+    let pid = status["worker_pid"].as_i64().context("a worker")?;
+    rustix::process::kill_process(Pid::from_raw(i32::try_from(pid)?).context("pid")?, Signal::STOP)?;
+    let stopped = std::time::Instant::now();
+    until(&mut cluster, "the processor at work", MINUTE * 2, |s| s["running"][0]["backend"] == "cpu")?;
+    let held = stopped.elapsed();
+    ensure!(held < Duration::from_secs(90), "held for {held:?}");
+    proved(&mut cluster, &job, JOB)?;
+    ensure!(metric(&cluster, "proofmesh_prover_fallbacks_total{reason=\"hung\"}")? == 1.0, "fallbacks");
+    ensure!(!PathBuf::from(format!("/proc/{pid}")).exists(), "the process that stood still is gone");
+
+    // And the driver goes.
+    std::fs::remove_dir_all(&vendors)?;
+    std::fs::create_dir_all(&vendors)?;
+    cluster.signal(0, Signal::HUP)?;
+    let status = until(&mut cluster, "the device gone", MINUTE, |s| s["devices"][0]["state"] == "vanished")?;
+    ensure!(status["backend"] == "cpu" && status["devices"][0]["worker_pid"].is_null(), "{status}");
     stop_all(&mut cluster)
 }
 

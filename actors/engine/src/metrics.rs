@@ -40,6 +40,10 @@ pub(crate) struct Metrics {
     pub(crate) prover_proofs: IntCounterVec,
     /// Proofs that a device began and the processor made, by kind of reason.
     pub(crate) prover_fallbacks: IntCounterVec,
+    /// Settings that name no device of this machine.
+    pub(crate) prover_settings_unmatched: IntGaugeVec,
+    /// Device memory of the last proof on a device, estimated and at its peak.
+    pub(crate) prover_device_memory: IntGaugeVec,
     /// OpenCL devices of this machine, by state.
     pub(crate) prover_devices: IntGaugeVec,
     /// Jobs that are not terminal.
@@ -238,6 +242,16 @@ impl Metrics {
                 )?,
                 Reason::ALL.map(Reason::name),
             ),
+            prover_settings_unmatched: make.gauges(
+                "proofmesh_prover_settings_unmatched",
+                "Entries of prover.devices and prover.exclude that name no device of this machine.",
+                "setting",
+            )?,
+            prover_device_memory: make.gauges(
+                "proofmesh_prover_device_memory_bytes",
+                "Device memory of the last own proof on a device: the estimate before it, and the most in use at once.",
+                "kind",
+            )?,
             prover_devices: make.gauges(
                 "proofmesh_prover_devices",
                 "OpenCL devices of this machine, by what the node does with them.",

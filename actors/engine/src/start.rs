@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use consensus::{Guard, GuardRecord, Machine, Slot};
 use network::NetworkConfig;
-use prover::fleet::FleetConfig;
-use prover::worker::WorkerConfig;
+use prover::fleet::{FleetConfig, LOOK_EVERY};
+use prover::worker::{PulseLimits, WorkerConfig};
 use ractor::{Actor, ActorRef};
 use storage::blobs::BlobStore;
 use storage::disk::FsDir;
@@ -317,6 +317,8 @@ fn app(config: &EngineConfig, layout: &Layout, wiring: &Wiring, status: watch::S
             devices: p.devices.clone(),
             exclude: p.exclude.clone(),
             cache: layout.gpu(),
+            pulses: PulseLimits::USUAL,
+            look_every: LOOK_EVERY,
             warm: p.warm_at_start,
         };
         let args = ProverArgs { wiring, key, fleet, memory_bytes: p.memory_bytes, status: Arc::new(status) };

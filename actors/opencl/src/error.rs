@@ -4,6 +4,8 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 
+use ocl::core::Status;
+
 /// What can go wrong between us and a device.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -59,6 +61,15 @@ pub enum Error {
         /// Bytes that may be used in all.
         limit: u64,
     },
+    /// The driver has no memory left for a call, whatever our own account says: it commits memory late, or another
+    /// process has some.
+    #[error("device memory: the driver has none for the call {call}: {reason}. Remedy: a smaller job, or the CPU")]
+    DriverMemory {
+        /// The call, in words.
+        call: &'static str,
+        /// What the driver said.
+        reason: String,
+    },
     /// A kernel computes something else than it should.
     #[error("self-test {test} failed on {device}: {reason}. The device must not be used")]
     SelfTest {
@@ -102,8 +113,25 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// Names the driver call that failed.
     pub(crate) fn call(call: &'static str) -> impl FnOnce(ocl::core::Error) -> Self {
-        move |error| Self::Call { call, reason: first_lines(&error.to_string()) }
+        move |error| match error.api_status() {
+            Some(status) if is_shortage(status) => Self::DriverMemory { call, reason: first_lines(&error.to_string()) },
+            _ => Self::Call { call, reason: first_lines(&error.to_string()) },
+        }
     }
+
+    /// Whether the job is too large for the device, which says nothing against either.
+    #[must_use]
+    pub fn is_memory(&self) -> bool {
+        matches!(self, Self::OutOfMemory { .. } | Self::DriverMemory { .. })
+    }
+}
+
+/// Whether a driver means by this code that it has too little memory or room for a call.
+fn is_shortage(status: Status) -> bool {
+    matches!(
+        status,
+        Status::CL_MEM_OBJECT_ALLOCATION_FAILURE | Status::CL_OUT_OF_RESOURCES | Status::CL_OUT_OF_HOST_MEMORY
+    )
 }
 
 /// The informative lines of a driver's message: its frames and blank lines dropped, at most 12 lines.
@@ -158,6 +186,18 @@ mod tests {
         let error = guarded(|| panic!("other {}", 1)).expect_err("panicked");
         assert!(matches!(error, Error::Panic(reason) if reason == "other 1"));
         assert_eq!(guarded(|| 7).expect("no failure"), 7);
+    }
+
+    #[test]
+    fn a_shortage_of_memory_is_told_from_a_failure() {
+        let shortages =
+            [Status::CL_MEM_OBJECT_ALLOCATION_FAILURE, Status::CL_OUT_OF_RESOURCES, Status::CL_OUT_OF_HOST_MEMORY];
+        assert!(shortages.into_iter().all(is_shortage));
+        let failures = [Status::CL_INVALID_COMMAND_QUEUE, Status::CL_INVALID_VALUE, Status::CL_INVALID_BUFFER_SIZE];
+        assert!(!failures.into_iter().any(is_shortage));
+        let said = Error::DriverMemory { call: "write", reason: "CL_OUT_OF_RESOURCES (-5)".to_owned() };
+        assert!(said.is_memory() && said.to_string().contains("CL_OUT_OF_RESOURCES (-5)"), "{said}");
+        assert!(!Error::call("write")("lost".into()).is_memory());
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use opencl::air::Workload;
 use opencl::air::poseidon2::{self, Poseidon2};
 use opencl::air::wide_fibonacci::WideFibonacci;
-use opencl::bench::{Plan, Report, compare, on_device_with, on_host_with, text};
+use opencl::air::{Rounds, Workload};
+use opencl::bench::{Plan, Report, default_runs, on_device_with, on_host_with, text};
 use opencl::device::{CacheReport, Choice, DeviceInfo, Listing, Options, Runtime, list, open};
 use opencl::error::{Error, Result};
 use opencl::self_test::{Passed, Selection, Size};
@@ -96,9 +96,20 @@ struct BenchCairo {
     /// Where to prove.
     #[arg(long, value_enum, default_value_t = Backend::Opencl)]
     backend: Backend,
-    /// Measured runs of each case, each with another input.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    runs: u32,
+    /// Prove the same on the processor in turn, and say how many times longer it takes.
+    #[arg(long)]
+    compare: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// What all measurements take.
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Measured runs of each case, each with another input; by default 20 at 96 bits, where the proof of work varies most,
+    /// else 7.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: Option<u32>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -178,14 +189,21 @@ struct BenchAir {
     /// Measure `SimdBackend` in the same run, and say how many times longer it takes.
     #[arg(long)]
     compare: bool,
-    /// Measured runs.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    runs: u32,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    /// Folds of FRI per committed layer; the stated security does not depend on it.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16))]
+    fold_step: Option<u32>,
+    /// Logarithm of the degree bound of FRI's last layer; the stated security does not depend on it.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=10))]
+    last_layer: Option<u32>,
     #[command(flatten)]
-    device: DeviceArgs,
+    run: RunArgs,
+}
+
+impl RunArgs {
+    /// How many runs, at this security.
+    fn runs(&self, security: u32) -> usize {
+        self.runs.map_or_else(|| default_runs(security), |runs| runs as usize)
+    }
 }
 
 fn worker_kind(name: &str) -> std::result::Result<Kind, String> {
@@ -260,20 +278,20 @@ fn run(command: Command) -> Result<String> {
         }
         Command::Bench { what: Bench::Air(options) } => {
             let report = bench(&options)?;
-            if options.json { json(&report) } else { Ok(text(&report)) }
+            if options.run.json { json(&report) } else { Ok(text(&report)) }
         }
         Command::Bench { what: Bench::Cairo(options) } => {
             let subjects = cairo::bench::subjects(&options.steps, options.program.as_deref(), options.args.as_deref())?;
-            let runs = options.runs as usize;
+            let runs = options.run.runs(96);
             let report = match options.backend {
                 Backend::Simd => cairo::bench::on_host(subjects, runs)?,
                 Backend::Opencl => {
                     // Before the driver starts its threads.
                     prover::bench::prepare();
-                    cairo::bench::on_device(&subjects, runs, options.device.open()?)?
+                    cairo::bench::on_device(&subjects, runs, options.run.device.open()?, options.compare)?
                 }
             };
-            if options.json { json(&report) } else { Ok(cairo::bench::text(&report)) }
+            if options.run.json { json(&report) } else { Ok(cairo::bench::text(&report)) }
         }
     }
 }
@@ -339,17 +357,15 @@ fn measure<W: Workload>(
         log_rows: options.log_rows,
         columns,
         security: options.security,
-        runs: options.runs as usize,
+        rounds: Rounds { fold_step: options.fold_step, last_layer: options.last_layer },
+        runs: options.run.runs(options.security),
         verify: options.verify,
     };
     match options.backend {
         Backend::Simd => on_host_with(&plan, make_on_host),
         Backend::Opencl => {
-            let mut report = on_device_with(&plan, make_on_device, options.device.open()?)?;
-            if options.compare {
-                compare(&mut report, on_host_with(&plan, make_on_host)?)?;
-            }
-            Ok(report)
+            let against_host = options.compare.then_some(&make_on_host as &dyn Fn() -> Result<W>);
+            on_device_with(&plan, make_on_device, against_host, options.run.device.open()?)
         }
     }
 }

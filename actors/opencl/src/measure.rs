@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::air::Rounds;
 use crate::air::wide_fibonacci::WideFibonacci;
 use crate::bench::{Plan, on_device, on_host};
 use crate::device::Runtime;
@@ -39,6 +40,7 @@ pub fn measure(runtime: &Runtime) -> Result<Measured> {
         log_rows: LOG_ROWS,
         columns: COLUMNS,
         security: SECURITY,
+        rounds: Rounds::default(),
         runs: RUNS,
         verify: true,
     };

@@ -5,9 +5,10 @@
 //! sandbox and knows no driver.
 
 use prover::fleet::driver;
-use prover::worker::{DeviceProcess, Kind, device_main, main};
+use prover::worker::{Ahead, DeviceProcess, Kind, Opened, device_main, main};
 
-use crate::cairo::Cairo;
+use crate::cairo::{Cairo, check};
+use crate::constraints;
 use crate::device::{Options, open};
 use crate::self_test;
 
@@ -24,6 +25,22 @@ pub fn run(kind: Kind, options: &Options) -> ! {
     device_main(&setup, || {
         let runtime = open(options).map_err(|error| error.to_string())?;
         self_test::ensure(runtime, options.cache.as_deref()).map_err(|error| error.to_string())?;
-        Ok((Cairo::new(runtime), move || runtime.progress()))
+        Ok(Opened {
+            backend: Cairo::new(runtime),
+            activity: Box::new(move || runtime.activity()),
+            compile: Box::new(compile),
+        })
     })
+}
+
+/// Threads that compile ahead; each may take some hundred MiB of the compiler's.
+const COMPILERS_MAX: usize = 4;
+
+/// Compiles the kernels of Cairo's constraints while no proof is in work, or with a proof that waits for some of them.
+fn compile(ahead: &Ahead) -> Result<u32, String> {
+    let count = |programs: usize| u32::try_from(programs).unwrap_or(u32::MAX);
+    let threads = rayon::current_num_threads().div_ceil(2).min(COMPILERS_MAX);
+    let may_go = || ahead.may_go() || constraints::are_awaited();
+    let done = check::compile_ahead(threads, &may_go, &|ready, all| ahead.tell(count(ready), count(all)));
+    done.map(count).map_err(|error| error.to_string())
 }

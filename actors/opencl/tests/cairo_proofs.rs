@@ -57,8 +57,11 @@ fn whole_cairo_proofs_are_the_cpus() {
         assert!(proven.blob == expected.blob, "{rounds} rounds: the proofs differ");
         assert_eq!(proven.output, expected.output);
         proof::cairo::verify(&proven.blob, &request.statement, &KEY).expect("accepted");
-        let (peak, estimated) = (runtime.memory().1, gpu.backend().estimated_device_bytes());
+        let memory = proven.device_memory.expect("a device's");
+        let (peak, estimated) = (memory.peak_bytes, memory.estimated_bytes);
+        println!("{rounds} rounds: {peak} bytes of device memory, {estimated} estimated");
         assert!(peak <= estimated, "{rounds} rounds: {peak} bytes in use, {estimated} estimated");
+        assert!(estimated <= peak / 2 * 3, "{rounds} rounds: {peak} bytes in use, {estimated} estimated");
         assert_eq!(counters.element_reads + counters.host_fallbacks, 0);
         let stages: Vec<Stage> = proven.phases_ms.iter().map(|(stage, _)| *stage).collect();
         for stage in [Stage::Trace, Stage::TraceCommitment, Stage::Composition, Stage::Openings, Stage::Fri] {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bincode::{Decode, Encode};
 use proof::envelope::CairoProof;
 use proof::policy;
 pub use stwo_cairo_adapter::ProverInput;
@@ -27,6 +28,15 @@ pub struct Plan {
     pub bytes: u64,
     /// Whether coefficients are kept beside the evaluations: faster, and more memory.
     pub store_coefficients: bool,
+}
+
+/// Memory of a device that one proof took, and what had been expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct DeviceMemory {
+    /// The estimate before the proof, in bytes: an upper bound.
+    pub estimated_bytes: u64,
+    /// The most in use at once, shared tables included, in bytes.
+    pub peak_bytes: u64,
 }
 
 /// Something that makes Cairo proofs. All backends give the same proof, byte for byte, for the same input.
@@ -55,7 +65,7 @@ pub trait Backend {
     /// Decides how a proof of this size is made within `memory_limit` bytes of host memory.
     ///
     /// # Errors
-    /// [`ProveError::Memory`] or [`ProveError::DeviceMemory`] when host or device have too little memory for it in any way.
+    /// [`ProveError::Memory`] or [`ProveError::Device`] when host or device have too little memory for it in any way.
     fn plan(&self, estimate: Estimate, memory_limit: Option<u64>) -> Result<Plan, ProveError>;
 
     /// Proves an adapted run, entering the stages from `Trace` to `ProofOfWork` on `clock`. Makes the shared tables if they
@@ -64,6 +74,11 @@ pub trait Backend {
     /// # Errors
     /// [`ProveError::Unprovable`] when the constraints do not hold, [`ProveError::Device`] when the device fails.
     fn prove(&mut self, input: ProverInput, plan: &Plan, clock: &Clock) -> Result<CairoProof, ProveError>;
+
+    /// What the last proof took of a device's memory; `None` for a backend without a device.
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        None
+    }
 
     /// Gives up what a proof may have left behind that failed or panicked.
     fn recover(&mut self) {}

@@ -95,6 +95,9 @@ pub struct Case {
     pub peak_rss_bytes: u64,
     /// What the memory model expected, in bytes.
     pub estimated_bytes: u64,
+    /// Device memory that the last proof was expected to take at most, in bytes; on a device only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimated_device_bytes: Option<u64>,
     /// Median time of the plain library calls, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stock_ms: Option<f64>,
@@ -201,6 +204,7 @@ fn case<B: Backend>(
         verified: true,
         peak_rss_bytes,
         estimated_bytes: last.estimated_bytes,
+        estimated_device_bytes: last.device_memory.map(|memory| memory.estimated_bytes),
         stock_ms: (!stock_ms.is_empty()).then(|| quantile(&mut stock_ms, 50)),
     })
 }

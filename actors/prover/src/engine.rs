@@ -16,9 +16,9 @@ use types::keys::PublicKey;
 use types::statement::Statement;
 
 use crate::args::Arguments;
-use crate::backend::{Backend, Plan};
-use crate::error::ProgramError;
-use crate::memory;
+use crate::backend::{Backend, DeviceMemory, Plan};
+use crate::error::{DeviceFault, ProgramError};
+use crate::memory::{self, Estimate};
 use crate::program::Program;
 use crate::runner::{RunError, RunRequest, panic_text, run};
 use crate::simd::Simd;
@@ -86,6 +86,8 @@ pub struct Proven {
     pub phases_ms: PhasesMs,
     /// Bytes that the memory model expected.
     pub estimated_bytes: u64,
+    /// Memory of the device, if it was made on one.
+    pub device_memory: Option<DeviceMemory>,
 }
 
 /// Why there is no proof.
@@ -111,19 +113,9 @@ pub enum ProveError {
         /// What was met.
         detail: String,
     },
-    /// The device that the backend computes on gave no proof, or one that the strict verifier refuses. Says nothing about
-    /// the run: the processor may prove it.
-    #[error("the device gave no proof: {detail}")]
-    Device {
-        /// What the device's driver or the verifier said.
-        detail: String,
-    },
-    /// The proof is too large for the device. Says nothing against the device: the processor may prove the run.
-    #[error("the device gave no proof: {detail}")]
-    DeviceMemory {
-        /// What is needed, and what there is.
-        detail: String,
-    },
+    /// The device that the backend computes on gave no proof, or one that the strict verifier refuses.
+    #[error("the device gave no proof: {0}")]
+    Device(DeviceFault),
 }
 
 /// Makes proofs, one at a time.
@@ -229,6 +221,7 @@ impl<B: Backend> Engine<B> {
             verify_us,
             phases_ms: clock.finish(),
             estimated_bytes,
+            device_memory: self.backend.device_memory(),
         })
     }
 
@@ -252,8 +245,8 @@ impl<B: Backend> Engine<B> {
 
     /// Proves a run.
     fn make(&mut self, traced: Traced, memory_limit: Option<u64>, clock: &Clock) -> Result<Made, ProveError> {
+        let estimate = traced.estimate();
         let Traced { input, output, steps, total_steps } = traced;
-        let estimate = memory::estimate(&ExecutionResources::from_prover_input(&input), total_steps);
         let plan = self.backend.plan(estimate, memory_limit)?;
         let proof = self.prove_input(input, &plan, clock)?;
         Ok(Made { proof, output, steps, total_steps, estimated_bytes: plan.bytes })
@@ -280,6 +273,18 @@ pub(crate) struct Traced {
     pub(crate) output: Vec<Felt>,
     pub(crate) steps: u64,
     pub(crate) total_steps: u64,
+}
+
+impl Traced {
+    fn estimate(&self) -> Estimate {
+        memory::estimate(&ExecutionResources::from_prover_input(&self.input), self.total_steps)
+    }
+
+    /// Cells of all tables of the proof.
+    pub(crate) fn cells(&self) -> u64 {
+        let Estimate { cells, fixed_cells, .. } = self.estimate();
+        cells.saturating_add(fixed_cells)
+    }
 }
 
 /// A run and its proof.

@@ -33,6 +33,38 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Why a device gave no proof. Says nothing about the run: the processor may prove it.
+#[derive(Debug, Error, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum DeviceFault {
+    /// Driver or device failed, or the strict verifier refuses the proof.
+    #[error("{detail}")]
+    Failed {
+        /// What the device's driver or the verifier said.
+        detail: String,
+    },
+    /// The proof is too large for it, which says nothing against the device.
+    #[error("{detail}")]
+    TooLarge {
+        /// What is needed, and what there is.
+        detail: String,
+    },
+}
+
+impl DeviceFault {
+    /// A failure, in words.
+    pub fn failed(detail: impl Into<String>) -> Self {
+        Self::Failed { detail: detail.into() }
+    }
+
+    /// With words that are short enough to cross to the node.
+    pub(crate) fn shortened(self) -> Self {
+        match self {
+            Self::Failed { detail } => Self::Failed { detail: shorten(&detail) },
+            Self::TooLarge { detail } => Self::TooLarge { detail: shorten(&detail) },
+        }
+    }
+}
+
 /// Why a program file or its arguments are refused before anything runs. The message names field, value, limit and,
 /// where there is one, the remedy; it is the same on every node.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]

@@ -46,7 +46,7 @@ pub mod worker;
 
 pub use backend::{Backend, Plan};
 pub use engine::{BoundRun, Engine, ProveError, ProveRequest, Proven, Unchecked};
-pub use error::{Fault, ProgramError};
+pub use error::{DeviceFault, Fault, ProgramError};
 pub use execute::{ExecuteRequest, Executed, execute};
 pub use hash::choose_hash;
 pub use inspect::{Inspection, inspect};

@@ -35,6 +35,9 @@ const LOG_ROWS_MIN: u32 = 4;
 /// The preprocessed columns are this long, as a power of two.
 const LOG_PREPROCESSED: u32 = 20;
 
+/// Cells of the preprocessed columns, which all proofs share.
+pub const SHARED_CELLS: u64 = 10_161_776;
+
 /// What a proof will take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimate {

@@ -93,10 +93,10 @@ impl CairoArgs {
     }
 }
 
-pub(super) fn bench(out: Output, command: &BenchCommand) -> Result<(), Failure> {
+pub(super) fn bench(out: Output, home: Option<&Path>, command: &BenchCommand) -> Result<(), Failure> {
     let args = match command {
         BenchCommand::Cairo(args) => args,
-        BenchCommand::Air(args) => return gpu::run(out, &["bench", "air"], args),
+        BenchCommand::Air(args) => return gpu::run(out, home, &["bench", "air"], args),
     };
     let steps = if args.steps.is_empty() { STEPS.to_vec() } else { args.steps.clone() };
     if let Some(bad) = steps.iter().find(|n| **n < 1000 || **n > prover::limits::STEPS_MAX) {
@@ -111,7 +111,7 @@ pub(super) fn bench(out: Output, command: &BenchCommand) -> Result<(), Failure> 
                 .field("against-stock")
                 .remedy("leave it out, or use --backend simd"));
         }
-        return gpu::run_with(out, &["bench", "cairo"], &args.for_gpu(&steps));
+        return gpu::run_with(out, home, &["bench", "cairo"], &args.for_gpu(&steps));
     }
     let subjects = args.subjects(&steps)?;
     let options = BenchOptions { subjects, runs: usize::from(args.runs), against_stock: args.against_stock };

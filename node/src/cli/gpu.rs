@@ -15,6 +15,7 @@ use super::{ClientArgs, Context, Output};
 use crate::client::{Client, block_on};
 use crate::config::{Config, layers};
 use crate::failure::Failure;
+use crate::home::Home;
 
 /// Name of the binary beside this one.
 const BINARY: &str = "proofmesh-gpu";
@@ -43,13 +44,21 @@ fn own() -> Result<PathBuf, Failure> {
 }
 
 /// Runs `proofmesh-gpu` with `command`, the arguments and, if it is wanted, `--json`; its output is the answer.
-pub(super) fn run(out: Output, command: &[&str], args: &GpuArgs) -> Result<(), Failure> {
-    run_with(out, command, &args.rest)
+pub(super) fn run(out: Output, home: Option<&Path>, command: &[&str], args: &GpuArgs) -> Result<(), Failure> {
+    run_with(out, home, command, &args.rest)
+}
+
+/// The configuration of the home, or the default one where there is no home.
+fn config(home: Option<&Path>) -> Result<Config, Failure> {
+    match Home::locate(home) {
+        Ok(home) => Ok(layers::load(&home, vec![])?.config),
+        Err(_) => Ok(Config::default()),
+    }
 }
 
 /// As [`run`], with arguments that were put together here.
-pub(super) fn run_with(out: Output, command: &[&str], args: &[OsString]) -> Result<(), Failure> {
-    let binary = binary(&Config::default(), &own()?);
+pub(super) fn run_with(out: Output, home: Option<&Path>, command: &[&str], args: &[OsString]) -> Result<(), Failure> {
+    let binary = binary(&config(home)?, &own()?);
     let json = (out.json() && !args.iter().any(|word| word == "--json")).then_some("--json");
     let status = Command::new(&binary).args(command).args(args).args(json).status().map_err(|error| {
         Failure::error("gpu_binary", format!("{} cannot be started: {error}", binary.display())).remedy(BUILD)
@@ -66,8 +75,10 @@ pub(super) fn devices(context: &Context, args: &ClientArgs) -> Result<(), Failur
         let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
         list::listing(&binary, &environment).await.map_err(|e| refused(&e, node.as_ref()))
     })?;
-    let listing: Value = serde_json::from_str(&listing)
-        .map_err(|e| Failure::error("gpu", format!("the answer of {BINARY} is no JSON: {e}")).remedy(BUILD))?;
+    let odd = |e: &dyn std::fmt::Display| Failure::error("gpu", format!("{BINARY}: {e}")).remedy(BUILD);
+    let known = list::parse(&listing).map_err(|e| odd(&e))?;
+    let problems = list::unmatched(&config.prover.devices, &config.prover.exclude, &known);
+    let listing: Value = serde_json::from_str(&listing).map_err(|e| odd(&e))?;
     let listed = listing["devices"].as_array().cloned().unwrap_or_default();
     let devices: Vec<Value> = listed
         .into_iter()
@@ -81,7 +92,20 @@ pub(super) fn devices(context: &Context, args: &ClientArgs) -> Result<(), Failur
     let node = node.map(|node| {
         json!({ "backend": node["backend"], "backend_reason": node["backend_reason"], "capacity": node["capacity"] })
     });
-    context.out.answer(&json!({ "devices": devices, "node": node }), text)
+    context.out.answer(&json!({ "devices": devices, "problems": problems, "node": node }), text)
+}
+
+/// Settings that name no device, a line each.
+pub(super) fn problems(list: &Value) -> String {
+    let found = |problem: &Value| match problem["found"].as_array().map(Vec::as_slice) {
+        None | Some([]) => "none".to_owned(),
+        Some(devices) => devices.iter().map(plain).collect::<Vec<_>>().join(", "),
+    };
+    let line = |problem: &Value| {
+        let [field, value, remedy] = ["field", "value", "remedy"].map(|name| plain(&problem[name]));
+        format!("{field}: {value:?} is no device of this machine; there are: {}; {remedy}\n", found(problem))
+    };
+    list.as_array().into_iter().flatten().map(line).collect()
 }
 
 /// What the node's prover says, if a node answers.
@@ -122,6 +146,7 @@ fn text(answer: &Value) -> String {
             table(&["index", "name", "kind", "driver", "memory_mib", "state", "device_ms", "cpu_ms", "reason"], rows)
         }
     };
+    text.push_str(&problems(&answer["problems"]));
     let node = &answer["node"];
     text.push_str(&match node["backend"].as_str() {
         Some(backend) => format!("the node's backend is {backend}: {}\n", plain(&node["backend_reason"])),
@@ -155,6 +180,9 @@ mod tests {
         for word in ["disabled", "it crashed", "1.2", "9.0", "1024", "the node's backend is cpu: A is disabled"] {
             assert!(shown.contains(word), "{word}: {shown}");
         }
+        let problem = json!({"field": "prover.devices", "value": "x", "found": ["0 A"], "remedy": "name another"});
+        let named = text(&json!({"devices": [device.clone()], "problems": [problem], "node": null}));
+        assert!(named.contains("prover.devices: \"x\" is no device") && named.contains("0 A; name another"), "{named}");
         let alone = text(&json!({"devices": [device], "node": null}));
         assert!(alone.contains("usable") && alone.contains("no node answers"), "{alone}");
         assert!(text(&json!({"devices": [], "node": null})).contains("no OpenCL device"));

@@ -136,7 +136,7 @@ pub(crate) fn run(cli: Cli, crossings: Crossings) -> Result<u8, Failure> {
         Command::Version => return status::version(out).map(|()| 0),
         Command::Prove(args) => return prove::prove(out, &args).map(|()| 0),
         Command::Receipt(command) => return receipt::receipt(out, &command).map(|()| 0),
-        Command::Bench(command) => return bench::bench(out, &command).map(|()| 0),
+        Command::Bench(command) => return bench::bench(out, cli.home.as_deref(), &command).map(|()| 0),
         other => other,
     };
     let context = &Context { out, home: Home::locate(cli.home.as_deref())?, crossings };

@@ -112,6 +112,8 @@ fn status(context: &Context, args: &ClientArgs) -> Result<(), Failure> {
     let status: Value = block_on(client.call("prover_status", json!([])))?;
     context.out.answer(&status, |status| {
         let names = ["state", "reason", "worker_pid", "job_id", "backend", "backend_reason", "capacity"];
-        lines(&names.map(|name| (name, plain(&status[name]))))
+        let mut text = lines(&names.map(|name| (name, plain(&status[name]))));
+        text.push_str(&gpu::problems(&status["problems"]));
+        text
     })
 }

@@ -192,6 +192,8 @@ async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure
     let handler = |kind| signal(kind).map_err(|e| Failure::error("io", format!("handling signals: {e}")));
     let mut signals =
         Signals { terminate: handler(SignalKind::terminate())?, interrupt: handler(SignalKind::interrupt())? };
+    // Asks for a look at the devices.
+    let mut hang_up = handler(SignalKind::hangup())?;
     // With a handler, a write beyond a limit on file sizes fails like any other write, instead of ending the process.
     let _file_size = handler(SignalKind::from_raw(libc::SIGXFSZ))?;
     let address = config.rpc_listen()?;
@@ -211,12 +213,15 @@ async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure
         prover = config.node.prover,
         "node is up"
     );
-    let ended = tokio::select! {
-        reason = engine.stopped() => reason,
-        name = signals.next() => {
-            info!(signal = name, "draining; a second signal ends at once");
-            drain(&engine, server, &mut signals).await;
-            return Ok(());
+    let ended = loop {
+        tokio::select! {
+            reason = engine.stopped() => break reason,
+            Some(()) = hang_up.recv() => engine.look_for_devices(),
+            name = signals.next() => {
+                info!(signal = name, "draining; a second signal ends at once");
+                drain(&engine, server, &mut signals).await;
+                return Ok(());
+            }
         }
     };
     server.shutdown().await;

@@ -216,6 +216,13 @@ pub(super) fn health(wiring: &Wiring, uptime: Duration) -> HealthView {
     };
     let prover = wiring.prover_status.borrow().clone();
     let workers = (prover.state == "backing_off").then(|| ("degraded", prover.reason.clone()));
+    let devices = prover.problems.first().map(|problem| {
+        let more = match prover.problems.len() {
+            1 => String::new(),
+            count => format!(" (and {} more)", count.saturating_sub(1)),
+        };
+        ("degraded", format!("{problem}{more}; proofs are made on: {}", prover.backend))
+    });
     let stopping = wiring.stop.reason().map(|reason| format!("the node is stopping: {reason:?}"));
     let problem = |c: &Option<(&str, String)>| c.as_ref().map(|(_, message)| message.clone());
     let starting = (uptime < UPTIME_MIN).then(|| "started less than 5 s ago".to_owned());
@@ -224,6 +231,7 @@ pub(super) fn health(wiring: &Wiring, uptime: Duration) -> HealthView {
         component("consensus", consensus),
         component("database", database),
         component("network", network),
+        component("prover", devices),
         component("workers", workers),
     ];
     let worst = ["unhealthy", "degraded"].into_iter().find(|s| components.iter().any(|c| c.status == *s));

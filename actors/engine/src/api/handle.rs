@@ -25,6 +25,7 @@ use super::views::{
 };
 use crate::app::availability::{AvailabilityMsg, Standing};
 use crate::app::mempool::MempoolMsg;
+use crate::app::prover::ProverMsg;
 use crate::mailbox::{Mailbox, Sent};
 use crate::reads::{self, NoReceipt};
 use crate::supervisor::StopReason;
@@ -350,6 +351,13 @@ impl EngineHandle {
             Ok(query::provers(&view.state)?.iter().map(|p| convert::prover(p, view.head.time_ms)).collect())
         })
         .await
+    }
+
+    /// Has the prover look for devices that have come or gone, in the background.
+    pub fn look_for_devices(&self) {
+        if self.wiring.mail.prover.send(ProverMsg::Look) != Sent::Accepted {
+            tracing::info!("this node does not prove, or its prover is busy: no devices are looked for");
+        }
     }
 
     /// What this node's prover does.

@@ -1,7 +1,7 @@
 //! What a node answers: plain structs, ready for JSON. Hashes and keys are lower-case hex, felts 0x-hex, amounts decimal
 //! strings, heights and times numbers.
 
-use prover::fleet::DeviceStatus;
+use prover::fleet::{DeviceStatus, Unmatched};
 use serde::{Deserialize, Serialize};
 use types::felt::Felt;
 use types::ids::{Amount, BlobHash, BlockId, GenesisHash, Height, JobId, StateRoot, TimeMs, TxId};
@@ -258,6 +258,9 @@ pub struct ProverStatusView {
     pub backend: String,
     /// Why.
     pub backend_reason: String,
+    /// Settings that name no device of this machine.
+    #[serde(default)]
+    pub problems: Vec<Unmatched>,
     /// Proofs that can be made at once.
     pub capacity: usize,
     /// All tasks in work.
@@ -277,6 +280,7 @@ impl ProverStatusView {
             progress: None,
             backend: "none".into(),
             backend_reason: reason.into(),
+            problems: vec![],
             capacity: 0,
             running: vec![],
             devices: vec![],

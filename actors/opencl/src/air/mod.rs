@@ -34,6 +34,47 @@ use crate::error::{Error, Result, guarded};
 use crate::prove::estimate::{Shape, device_bytes};
 use crate::prove::{Proof, Scheme, commit as device_commit, prove};
 
+/// A workload whose transcript begins with a number besides its statement: the same proof but for its randomness.
+#[derive(Debug, Clone, Copy)]
+pub struct Numbered<'a, W> {
+    /// What is proven.
+    pub workload: &'a W,
+    /// The number.
+    pub number: u32,
+}
+
+impl<W: Workload> Workload for Numbered<'_, W> {
+    type Eval = W::Eval;
+
+    fn eval(&self) -> W::Eval {
+        self.workload.eval()
+    }
+
+    fn statement(&self) -> Vec<u32> {
+        [self.workload.statement(), vec![self.number]].concat()
+    }
+
+    fn permutations(&self) -> Option<u64> {
+        self.workload.permutations()
+    }
+
+    fn device_fixed(&self) -> TraceColumns<OclBackend> {
+        self.workload.device_fixed()
+    }
+
+    fn simd_fixed(&self) -> TraceColumns<SimdBackend> {
+        self.workload.simd_fixed()
+    }
+
+    fn device_trace(&self) -> TraceColumns<OclBackend> {
+        self.workload.device_trace()
+    }
+
+    fn simd_trace(&self) -> TraceColumns<SimdBackend> {
+        self.workload.simd_trace()
+    }
+}
+
 /// Columns of a trace on the canonic domain of its rows.
 pub type TraceColumns<B> = Vec<CircleEvaluation<B, BaseField, BitReversedOrder>>;
 
@@ -86,18 +127,60 @@ pub fn security(bits: u32) -> Result<PcsConfig> {
     Ok(PcsConfig { pow_bits, fri_config: FriConfig::new(0, 1, n_queries, 1), lifting_log_size: None })
 }
 
+/// How FRI is cut into rounds; `None` is [`parameters`]' own choice. Neither changes the conjectured security, which is the
+/// bits of the proof of work and one per query and doubling.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rounds {
+    /// Folds per committed layer, 1 to 4 in one kernel start.
+    pub fold_step: Option<u32>,
+    /// Logarithm of the degree bound of the last layer, which the proof holds as it is.
+    pub last_layer: Option<u32>,
+}
+
+/// Folds per committed layer: as many as one kernel start makes. Each committed layer costs a tree and a wait for its root.
+const FOLD_STEP: u32 = 4;
+/// Least logarithm of the last layer: below, another round costs more than its 128 bytes in the proof.
+const LAST_LAYER: u32 = 3;
+
 /// The parameter set for a workload: where its constraints are of a higher degree than the blow-up covers, all trees are
-/// lifted to the domain of the composition polynomial's halves, because stwo wants trees of one height.
+/// lifted to the domain of the composition polynomial's halves, because stwo wants trees of one height. FRI has as few
+/// rounds as pay.
 ///
 /// # Errors
 /// As [`security`].
 pub fn parameters<W: Workload>(workload: &W, bits: u32) -> Result<PcsConfig> {
+    parameters_with(workload, bits, Rounds::default())
+}
+
+/// As [`parameters`], with these rounds.
+///
+/// # Errors
+/// As [`security`], and [`Error::Input`] for rounds that the smallest line of the proof does not allow.
+pub fn parameters_with<W: Workload>(workload: &W, bits: u32, rounds: Rounds) -> Result<PcsConfig> {
     let mut config = security(bits)?;
+    let blowup = config.fri_config.log_blowup_factor;
     let eval = workload.eval();
     let halves = eval.max_constraint_log_degree_bound() - 1;
     if halves > eval.log_size() {
-        config.lifting_log_size = Some(halves + config.fri_config.log_blowup_factor);
+        config.lifting_log_size = Some(halves + blowup);
     }
+    // Folds from the committed domain to the last layer's.
+    let folds = halves.max(eval.log_size());
+    let refuse =
+        |field: &'static str, value: u32, limit: String| Err(Error::Input { field, value: value.to_string(), limit });
+    let fold_step = rounds.fold_step.unwrap_or(FOLD_STEP.min(folds));
+    if !(1..=folds).contains(&fold_step) {
+        return refuse("fold-step", fold_step, format!("1 to {folds} for 2^{} rows", eval.log_size()));
+    }
+    let most = folds - fold_step;
+    // So that the last round is a whole one, if there is room.
+    let whole =
+        (LAST_LAYER..LAST_LAYER + fold_step).find(|last| most >= *last && (most - last).is_multiple_of(fold_step));
+    let last_layer = rounds.last_layer.unwrap_or(whole.unwrap_or_else(|| most.min(LAST_LAYER)));
+    if last_layer > most {
+        return refuse("last-layer", last_layer, format!("{most} at most for 2^{} rows", eval.log_size()));
+    }
+    config.fri_config = FriConfig::new(last_layer, blowup, config.fri_config.n_queries, fold_step);
     Ok(config)
 }
 
@@ -135,6 +218,8 @@ impl FixedColumns for SimdBackend {
 pub struct Prepared<B: BackendForChannel<Blake2sMerkleChannel>> {
     twiddles: TwiddleTree<B>,
     fixed: CommitmentTreeProver<B, Blake2sMerkleChannel>,
+    /// Its root, read once.
+    root: Blake2sHash,
 }
 
 impl<B: FixedColumns> Prepared<B> {
@@ -148,7 +233,8 @@ impl<B: FixedColumns> Prepared<B> {
         let columns = B::interpolate_columns(B::fixed(workload), &twiddles);
         let pool = BaseColumnPool::new();
         let fixed = CommitmentTreeProver::new(columns, blowup, &twiddles, true, config.lifting_log_size, &pool);
-        Self { twiddles, fixed }
+        let root = fixed.commitment.root();
+        Self { twiddles, fixed, root }
     }
 
     /// A scheme that holds the fixed columns' tree; its root is mixed into the transcript.
@@ -159,7 +245,7 @@ impl<B: FixedColumns> Prepared<B> {
     ) -> CommitmentSchemeProver<'_, B, Blake2sMerkleChannel> {
         let mut scheme = CommitmentSchemeProver::new(config, &self.twiddles);
         scheme.set_store_polynomials_coefficients();
-        Blake2sMerkleChannel::mix_root(channel, self.fixed.commitment.root());
+        Blake2sMerkleChannel::mix_root(channel, self.root);
         scheme.trees.push(MaybeOwned::Borrowed(&self.fixed));
         scheme
     }
@@ -186,7 +272,7 @@ pub fn fixed_root<W: Workload>(workload: &W, config: PcsConfig) -> Result<Blake2
     if let Some(root) = known(&mut ROOTS.lock().unwrap_or_else(PoisonError::into_inner)) {
         return Ok(root);
     }
-    let root = guarded(|| Prepared::<SimdBackend>::new(workload, config).fixed.commitment.root())?;
+    let root = guarded(|| Prepared::<SimdBackend>::new(workload, config).root)?;
     ROOTS.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert(key, root);
     Ok(root)
 }

@@ -235,6 +235,21 @@ impl Table {
         Self(block)
     }
 
+    /// Copies several lists of words to the device in one transfer; their addresses in order.
+    pub(crate) fn joined<const N: usize>(parts: [&[u32]; N]) -> (Self, [u32; N]) {
+        let mut words = Vec::new();
+        let starts = parts.map(|part| {
+            // A kernel's list begins where kernels can address it.
+            words.resize(words.len().next_multiple_of(CUT_WORDS), 0);
+            let start = words.len();
+            words.extend_from_slice(part);
+            start
+        });
+        let table = Self::new(words);
+        let addresses = starts.map(|start| table.0.address(start));
+        (table, addresses)
+    }
+
     /// Room for `words` words that a kernel writes.
     pub(crate) fn room(words: usize) -> Self {
         Self(runtime().take(words))
@@ -260,12 +275,31 @@ impl Table {
 
 /// Reads single words of many columns in one transfer: pairs of column address and word number.
 pub(crate) fn gather(places: &[(u32, u32)]) -> Vec<u32> {
-    if places.is_empty() {
-        return Vec::new();
+    gather_all(places, &[]).0
+}
+
+/// Reads single words and whole hashes of many columns in one transfer: pairs of column address and number in the column.
+pub(crate) fn gather_all(words: &[(u32, u32)], hashes: &[(u32, u32)]) -> (Vec<u32>, Vec<Blake2sHash>) {
+    let list =
+        |places: &[(u32, u32)]| -> Vec<u32> { places.iter().flat_map(|(address, index)| [*address, *index]).collect() };
+    // Hashes are copied in quads of words.
+    let first = words.len().next_multiple_of(4);
+    let count = first + hashes.len() * Blake2sHash::WIDTH;
+    if count == 0 {
+        return (Vec::new(), Vec::new());
     }
-    let table = Table::new(places.iter().flat_map(|(address, index)| [*address, *index]).collect());
-    let out = Table::room(places.len());
-    let args = [table.address(), out.address(), places.len() as u32];
-    runtime().launch(&Launch { kernel: "gather", items: places.len(), rows: 1, args: &args });
-    out.read(places.len())
+    let out = Table::room(count);
+    let (_places, [words_at, hashes_at]) = Table::joined([&list(words), &list(hashes)]);
+    if !words.is_empty() {
+        let args = [words_at, out.address(), words.len() as u32];
+        runtime().launch(&Launch { kernel: "gather", items: words.len(), rows: 1, args: &args });
+    }
+    if !hashes.is_empty() {
+        let args = [hashes_at, out.address(), (first / 4) as u32, hashes.len() as u32];
+        runtime().launch(&Launch { kernel: "gather_hashes", items: 2 * hashes.len(), rows: 1, args: &args });
+    }
+    let mut found = out.read(count);
+    let hashes = from_words(&found[first..]);
+    found.truncate(words.len());
+    (found, hashes)
 }

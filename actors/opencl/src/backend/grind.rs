@@ -11,9 +11,11 @@ use crate::field::{Word, to_words};
 
 /// Nonces have this many low bits, then count on in their upper word.
 const LOW_BITS: u32 = 20;
-/// First and largest number of nonces tried at once; each round doubles it.
-const BATCH_MIN: u32 = 1 << 12;
-const BATCH_MAX: u32 = 1 << 24;
+/// Least and largest number of nonces tried in one start, as powers of two. Between them it is a quarter of what is
+/// expected to be needed: each start costs a wait, and the items that come after the one which finds a nonce still look
+/// whether to begin.
+const BATCH_LOG_MIN: u32 = 12;
+const BATCH_LOG_MAX: u32 = 27;
 /// Bits at most: the search looks at one word of the hash.
 const BITS_MAX: u32 = 32;
 
@@ -35,7 +37,7 @@ impl GrindOps<Blake2sChannel> for OclBackend {
         debug_assert_eq!(stwo::core::vcs::blake2_hash::Blake2sHash::WIDTH, 8);
 
         let mut first: u64 = 0;
-        let mut batch = BATCH_MIN;
+        let batch = 1_u32 << pow_bits.saturating_sub(2).clamp(BATCH_LOG_MIN, BATCH_LOG_MAX);
         loop {
             let found = Table::new(vec![u32::MAX]);
             let args = [prefix.address(), found.address(), first as u32, (first >> 32) as u32, pow_bits, batch];
@@ -45,10 +47,7 @@ impl GrindOps<Blake2sChannel> for OclBackend {
                     let number = first + u64::from(offset);
                     return ((number >> LOW_BITS) << 32) | (number & ((1 << LOW_BITS) - 1));
                 }
-                _ => {
-                    first += u64::from(batch);
-                    batch = (batch * 2).min(BATCH_MAX);
-                }
+                _ => first += u64::from(batch),
             }
         }
     }

@@ -4,13 +4,13 @@ use stwo::core::fields::m31::BaseField;
 use stwo::core::fields::qm31::SECURE_EXTENSION_DEGREE;
 use stwo::core::vcs::blake2_hash::{Blake2sHash, Blake2sHasher};
 use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleHasher;
-use stwo::core::vcs_lifted::verifier::PACKED_LEAF_SIZE;
+use stwo::core::vcs_lifted::verifier::{LOG_PACKED_LEAF_SIZE, PACKED_LEAF_SIZE};
 use stwo::prover::backend::Col;
 use stwo::prover::vcs_lifted::ops::{MerkleOpsLifted, PackLeavesOps};
 use stwo::prover::vcs_lifted::prover::MerkleProverLifted;
 
 use super::{OclBackend, OclColumn, Table};
-use crate::device::{Launch, runtime};
+use crate::device::{Launch, granule_of, runtime, slab_of};
 use crate::error::{Error, raise};
 use crate::kernels::{TOP_ITEMS, TOP_LOG};
 
@@ -30,13 +30,30 @@ fn leaf_table(columns: &[&OclColumn<BaseField>], lifting_log_size: u32) -> Table
     Table::new(columns.iter().flat_map(entry).collect())
 }
 
+/// First granules of the columns and the slab they lie in, if that is one and all of them have full length.
+fn even_table(columns: &[&OclColumn<BaseField>], lifting_log_size: u32) -> Option<(Table, u32)> {
+    let slab = slab_of(columns.first()?.address());
+    let even =
+        |column: &&OclColumn<BaseField>| column.count() == 1 << lifting_log_size && slab_of(column.address()) == slab;
+    if lifting_log_size == 0 || !columns.iter().all(even) {
+        return None;
+    }
+    Some((Table::new(columns.iter().map(|column| granule_of(column.address())).collect()), slab))
+}
+
 impl MerkleOpsLifted<Blake2sMerkleHasher> for OclBackend {
     fn build_leaves(columns: &[&Col<Self, BaseField>], lifting_log_size: u32) -> Col<Self, Blake2sHash> {
         if columns.is_empty() {
             return OclColumn::from_cpu(&[Blake2sHasher::default().finalize()]);
         }
-        let table = leaf_table(columns, lifting_log_size);
         let leaves = OclColumn::undefined(1 << lifting_log_size);
+        if let Some((table, slab)) = even_table(columns, lifting_log_size) {
+            let args = [table.address(), columns.len() as u32, leaves.address(), 1 << lifting_log_size, slab];
+            let launch = Launch { kernel: "merkle_leaves_even", items: 1 << lifting_log_size, rows: 1, args: &args };
+            runtime().launch(&launch);
+            return leaves;
+        }
+        let table = leaf_table(columns, lifting_log_size);
         let args = [table.address(), columns.len() as u32, leaves.address(), 1 << lifting_log_size];
         runtime().launch(&Launch { kernel: "merkle_leaves", items: 1 << lifting_log_size, rows: 1, args: &args });
         leaves
@@ -122,6 +139,24 @@ pub(crate) fn tree_of(
     } else {
         tree_over(OclBackend::build_leaves(&sorted, lifting_log_size))
     };
+    layers.reverse();
+    MerkleProverLifted { layers }
+}
+
+/// The tree over leaves of four rows of four columns each, as stwo builds it over [`PackLeavesOps::pack_leaves_input`]: large
+/// ones straight from the columns, small ones in one start.
+pub(crate) fn packed_tree_of(
+    columns: &[&OclColumn<BaseField>; SECURE_EXTENSION_DEGREE],
+) -> MerkleProverLifted<OclBackend, Blake2sMerkleHasher> {
+    let log_leaves = columns[0].log_len().saturating_sub(LOG_PACKED_LEAF_SIZE);
+    if log_leaves <= TOP_LOG && runtime().tiles() {
+        return tree_of(&OclBackend::pack_leaves_input(columns).each_ref(), log_leaves);
+    }
+    let leaves = OclColumn::undefined(1 << log_leaves);
+    let [x0, x1, x2, x3] = columns.map(OclColumn::address);
+    let args = [x0, x1, x2, x3, leaves.address(), 1 << log_leaves];
+    runtime().launch(&Launch { kernel: "merkle_leaves_packed", items: 1 << log_leaves, rows: 1, args: &args });
+    let mut layers = tree_over(leaves);
     layers.reverse();
     MerkleProverLifted { layers }
 }

@@ -20,13 +20,13 @@ use stwo::prover::backend::{Backend, BackendForChannel};
 pub use column::OclColumn;
 pub use twiddles::OclTwiddles;
 
-pub(crate) use column::{Table, gather, upload};
+pub(crate) use column::{Table, gather, gather_all, upload};
 pub(crate) use fri::fold_into;
-pub(crate) use merkle::tree_of;
+pub(crate) use merkle::{packed_tree_of, tree_of};
 pub use poly::Evaluation;
 pub(crate) use poly::evaluate_all;
 pub(crate) use quotients::zero_secure;
-pub(crate) use sampling::{PARTS_MAX, SampleJob, Weights, sample};
+pub(crate) use sampling::{SampleJob, Weights, parts, sample};
 
 /// The backend. Its columns live in the memory of the device that [`crate::device::open`] opened.
 #[derive(Copy, Clone, Debug, Deserialize, Serialize)]

@@ -47,15 +47,15 @@ impl QuotientOps for OclBackend {
         let constants = quotient_constants(sample_batches);
         for (batch, coefficients) in sample_batches.iter().zip(constants.line_coeffs) {
             let opened = batch.cols_vals_randpows.iter();
-            let table = Table::new(opened.map(|data| columns[data.column_index].values.address()).collect());
+            let list: Vec<u32> = opened.map(|data| columns[data.column_index].values.address()).collect();
             let factors: Vec<SecureField> = coefficients.iter().map(|(_, _, c)| *c).collect();
-            let factors = Table::new(to_words(&factors));
             let constant: SecureField = coefficients.iter().map(|(_, b, _)| *b).sum();
             let [b0, b1, b2, b3] = secure_words(constant);
             let numerators = undefined_secure(rows);
-            let out = Table::new(addresses(&numerators).collect());
+            let targets: Vec<u32> = addresses(&numerators).collect();
+            let (_tables, [table, factors, out]) = Table::joined([&list, &to_words(&factors), &targets]);
             let count = coefficients.len() as u32;
-            let args = [table.address(), factors.address(), count, out.address(), b0, b1, b2, b3, rows as u32];
+            let args = [table, factors, count, out, b0, b1, b2, b3, rows as u32];
             runtime().launch(&Launch { kernel: "numerators", items: rows, rows: 1, args: &args });
             accumulated_numerators_vec.push(AccumulatedNumerators {
                 sample_point: batch.point,
@@ -83,11 +83,11 @@ impl QuotientOps for OclBackend {
             words.extend([x.0, x.1, y.0, y.1].into_iter().flat_map(cm31_words));
             words
         };
-        let table = Table::new(accs.iter().flat_map(entry).collect());
-        let points = Table::new(domain_table(subdomain));
+        let entries: Vec<u32> = accs.iter().flat_map(entry).collect();
         let quotients = undefined_secure(1 << log_size);
-        let out = Table::new(addresses(&quotients).collect());
-        let args = [table.address(), accs.len() as u32, points.address(), out.address(), log_size];
+        let targets: Vec<u32> = addresses(&quotients).collect();
+        let (_tables, [table, points, out]) = Table::joined([&entries, &domain_table(subdomain), &targets]);
+        let args = [table, accs.len() as u32, points, out, log_size];
         runtime().launch(&Launch { kernel: "quotients", items: 1 << log_size, rows: 1, args: &args });
 
         let sources = quotients.columns.each_ref();

@@ -11,10 +11,21 @@ use super::{OclColumn, Table};
 use crate::device::{Launch, runtime};
 use crate::field::{Word, domain_table, from_words, to_words};
 
-/// Partial sums per column in the first step.
-pub(crate) const PARTS_MAX: usize = 1024;
-/// How many neighbours each further step joins.
-const JOIN: usize = 32;
+/// Columns that one item of the first step takes, so that they share the weights it reads.
+const COLUMNS_AT_ONCE: usize = 4;
+/// Items of the first step that fill a large device.
+const ITEMS: usize = 1 << 18;
+/// Partial sums per column in the first step, at least where there are as many rows, and at most.
+const PARTS_MIN: usize = 256;
+const PARTS_MAX: usize = 1 << 14;
+/// How many neighbours each further step joins: two steps at most.
+const JOIN: usize = 128;
+
+/// Partial sums of each of `columns` columns of `rows` rows, both powers of two: the fewer columns the more.
+pub(crate) fn parts(columns: usize, rows: usize) -> usize {
+    let wanted = ITEMS / columns.div_ceil(COLUMNS_AT_ONCE).next_power_of_two().min(ITEMS);
+    wanted.clamp(PARTS_MIN, PARTS_MAX).min(rows)
+}
 /// Weights that one item makes: 2^4.
 const LOW_BITS: u32 = 4;
 
@@ -65,10 +76,12 @@ fn basis_weights(point: CirclePoint<SecureField>, log_size: u32) -> OclColumn<Se
 fn partial_dots(columns: &[&OclColumn<BaseField>], weights: &OclColumn<SecureField>) -> (Table, usize) {
     let n = weights.count();
     let table = Table::new(columns.iter().map(|column| column.address()).collect());
-    let mut parts = n.min(PARTS_MAX);
+    let mut parts = parts(columns.len(), n);
     let mut sums = Table::room(columns.len() * parts * SecureField::WIDTH);
-    let args = [table.address(), weights.address(), sums.address(), n as u32, parts as u32];
-    runtime().launch(&Launch { kernel: "dot_columns", items: parts, rows: columns.len(), args: &args });
+    let count = columns.len();
+    let args = [table.address(), weights.address(), sums.address(), n as u32, parts as u32, count as u32];
+    let rows = count.div_ceil(COLUMNS_AT_ONCE);
+    runtime().launch(&Launch { kernel: "dot_columns", items: parts, rows, args: &args });
     while parts > 1 {
         let group = parts.min(JOIN);
         parts /= group;
@@ -120,10 +133,9 @@ pub(super) fn barycentric_weights(coset: CanonicCoset, p: CirclePoint<SecureFiel
         vanishing / (point.y * SecureField::from(-2) * derivative)
     };
     let constants = [p.x, p.y, constant(0), constant(domain.size() / 2)];
-    let table = Table::new(to_words(&constants));
-    let points = Table::new(domain_table(domain));
+    let (_tables, [table, points]) = Table::joined([&to_words(&constants), &domain_table(domain)]);
     let weights = OclColumn::undefined(domain.size());
-    let args = [table.address(), points.address(), weights.address(), log_size];
+    let args = [table, points, weights.address(), log_size];
     runtime().launch(&Launch { kernel: "barycentric_weights", items: domain.size(), rows: 1, args: &args });
     weights
 }

@@ -6,7 +6,7 @@ use stwo::core::fields::m31::BaseField;
 use stwo::core::poly::circle::CircleDomain;
 
 use super::{OclColumn, OclTwiddles, Table};
-use crate::device::{Launch, runtime};
+use crate::device::{GRANULE_WORDS, Launch, runtime};
 use crate::kernels::{FFT_LAYERS_MAX, FORWARD, INVERSE, TILE_ITEMS, TILE_LAYERS};
 
 /// Sizes up to this logarithm have kernels of their own: their twiddles do not follow from a line's.
@@ -45,10 +45,10 @@ fn passes(log_size: u32, tiles: bool) -> Vec<Pass> {
 /// Starts a pass over columns of 2^`log_size` values; `front` are the arguments up to the twiddles, `last` is the
 /// kernel's last argument of its own: the scale or the length of the source.
 fn start(pass: Pass, log_size: u32, columns: usize, forward: bool, front: [u32; 5], last: u32) {
-    let [tables, count, twiddle, len, log] = front;
+    let [tables, targets_after, twiddle, len, log] = front;
     if pass.tile {
         let kernel = if forward { "fft_forward_tile" } else { "fft_inverse_tile" };
-        let args = [tables, count, twiddle, len, log, last];
+        let args = [tables, targets_after, twiddle, len, log, last];
         let items = TILE_ITEMS << (log_size - TILE_LAYERS);
         runtime().launch_in_groups(&Launch { kernel, items, rows: columns, args: &args }, TILE_ITEMS);
         return;
@@ -56,12 +56,19 @@ fn start(pass: Pass, log_size: u32, columns: usize, forward: bool, front: [u32; 
     let kernels = if forward { &FORWARD } else { &INVERSE };
     let kernel = kernels[pass.layers as usize - 1];
     let items = 1_usize << (log_size - pass.layers);
-    let args = [tables, count, twiddle, len, log, pass.low, last, items as u32];
+    let args = [tables, targets_after, twiddle, len, log, pass.low, last, items as u32];
     runtime().launch(&Launch { kernel, items, rows: columns, args: &args });
 }
 
-fn table(sources: &[&OclColumn<BaseField>], targets: &[&OclColumn<BaseField>]) -> Table {
-    Table::new(sources.iter().chain(targets).map(|column| column.address()).collect())
+fn list(columns: &[&OclColumn<BaseField>]) -> Vec<u32> {
+    columns.iter().map(|column| column.address()).collect()
+}
+
+/// Where a pass finds its columns: the list of the sources, and how many words after it that of the targets begins.
+#[derive(Debug, Clone, Copy)]
+struct Lists {
+    sources: u32,
+    targets_after: u32,
 }
 
 fn inverse_of_size(log_size: u32) -> u32 {
@@ -71,18 +78,21 @@ fn inverse_of_size(log_size: u32) -> u32 {
 /// Interpolates in place: values on `domain` become coefficients. All columns have the domain's size.
 pub(super) fn interpolate(columns: &[&OclColumn<BaseField>], domain: CircleDomain, inverse_twiddles: &OclTwiddles) {
     let log_size = domain.log_size();
-    let count = columns.len() as u32;
-    let both = table(columns, columns);
+    let table = Table::new(list(columns));
+    // In place: the list of the targets is that of the sources.
+    let lists = Lists { sources: table.address(), targets_after: 0 };
     if log_size <= TINY_LOG {
         let first = domain.half_coset.initial;
         // The first point of a domain of two has x = 0, and no use for it.
         let x = if log_size == TINY_LOG { first.x.inverse().0 } else { 0 };
-        let args = [both.address(), count, log_size, x, first.y.inverse().0, inverse_of_size(log_size), 4];
+        let count = columns.len() as u32;
+        let own = [count, log_size, x, first.y.inverse().0, inverse_of_size(log_size), 4];
+        let args = [&[lists.sources, lists.targets_after][..], &own].concat();
         runtime().launch(&Launch { kernel: "fft_tiny", items: columns.len(), rows: 1, args: &args });
         return;
     }
     let twiddles = inverse_twiddles.args(log_size);
-    let front = [both.address(), count, twiddles.address, twiddles.len, twiddles.log];
+    let front = [lists.sources, lists.targets_after, twiddles.address, twiddles.len, twiddles.log];
     for pass in passes(log_size, runtime().tiles()) {
         let scale = if pass.low + pass.layers == log_size { inverse_of_size(log_size) } else { 1 };
         start(pass, log_size, columns.len(), false, front, scale);
@@ -97,20 +107,22 @@ pub(super) fn evaluate(
     twiddles: &OclTwiddles,
 ) {
     let log_size = domain.log_size();
-    let count = sources.len() as u32;
     let Some(source_len) = sources.first().map(|column| column.count() as u32) else { return };
-    let from_source = table(sources, targets);
+    let (_table, [from, to]) = Table::joined([&list(sources), &list(targets)]);
+    let between = (to - from) * GRANULE_WORDS as u32;
+    let from_source = Lists { sources: from, targets_after: between };
     if log_size <= TINY_LOG {
         let first = domain.half_coset.initial;
-        let args = [from_source.address(), count, log_size, first.x.0, first.y.0, 0, source_len];
+        let own = [sources.len() as u32, log_size, first.x.0, first.y.0, 0, source_len];
+        let args = [&[from_source.sources, from_source.targets_after][..], &own].concat();
         runtime().launch(&Launch { kernel: "fft_tiny", items: sources.len(), rows: 1, args: &args });
         return;
     }
-    let in_place = table(targets, targets);
+    let in_place = Lists { sources: to, targets_after: 0 };
     let twiddles = twiddles.args(log_size);
     for (index, pass) in passes(log_size, runtime().tiles()).into_iter().rev().enumerate() {
-        let (tables, len) = if index == 0 { (&from_source, source_len) } else { (&in_place, u32::MAX) };
-        let front = [tables.address(), count, twiddles.address, twiddles.len, twiddles.log];
+        let (lists, len) = if index == 0 { (from_source, source_len) } else { (in_place, u32::MAX) };
+        let front = [lists.sources, lists.targets_after, twiddles.address, twiddles.len, twiddles.log];
         start(pass, log_size, sources.len(), true, front, len);
     }
 }

@@ -68,12 +68,28 @@ pub fn components(log_size: u32, seed: u32) -> Result<Vec<Component>> {
     Ok(record.all)
 }
 
+/// How often a compiler that may not go on asks again.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Compiles the kernels of every component that proofs of this system may have, on `threads` threads; those that are on
 /// disk are only loaded. How many programs there are.
 ///
 /// # Errors
-/// The first program that the driver refuses; the others are compiled all the same.
+/// As [`compile_ahead`].
 pub fn compile(threads: usize) -> Result<usize> {
+    compile_ahead(threads, &|| true, &|_, _| ())
+}
+
+/// As [`compile`], in threads of the lowest priority. `may_go` is asked before each program and may keep it waiting; `told`
+/// hears how many programs of all are ready.
+///
+/// # Errors
+/// The first program that the driver refuses, by a component that has it; the others are compiled all the same.
+pub fn compile_ahead(
+    threads: usize,
+    may_go: &(dyn Fn() -> bool + Sync),
+    told: &(dyn Fn(usize, usize) + Sync),
+) -> Result<usize> {
     let mut programs: Vec<Component> = Vec::new();
     let mut keys = std::collections::HashSet::new();
     for component in components(LOG_SIZE_SAMPLE, 1)? {
@@ -84,20 +100,33 @@ pub fn compile(threads: usize) -> Result<usize> {
     }
     // The longest first, so that no thread is left with one at the end.
     programs.sort_by_key(|component| std::cmp::Reverse(component.recorded.shape().statements_split));
-    let (next, refused) = (AtomicUsize::new(0), Mutex::new(None));
+    let (next, ready, refused) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(None));
+    let work = || {
+        prover::worker::step_back();
+        while let Some(component) = programs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while !may_go() {
+                std::thread::sleep(PAUSE);
+            }
+            match component.recorded.compile_ahead() {
+                Ok(()) => told(ready.fetch_add(1, Ordering::Relaxed) + 1, programs.len()),
+                Err(error) => {
+                    tracing::error!(%error, component = component.name, "its kernels are refused");
+                    refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((component.name, error));
+                }
+            }
+        }
+    };
+    told(0, programs.len());
     std::thread::scope(|scope| {
         for _ in 0..threads.clamp(1, programs.len().max(1)) {
-            scope.spawn(|| {
-                while let Some(component) = programs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = component.recorded.compile() {
-                        refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                    }
-                }
-            });
+            scope.spawn(work);
         }
     });
     match refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
+        Some((name, Error::Build { device, log, .. })) => {
+            Err(Error::Build { device, what: format!("constraints of {name}"), log })
+        }
+        Some((_, error)) => Err(error),
         None => Ok(programs.len()),
     }
 }

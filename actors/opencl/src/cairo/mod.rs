@@ -10,26 +10,27 @@ pub mod estimate;
 pub mod samples;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cairo_air::cairo_components::CairoComponents;
 use proof::envelope::CairoProof;
 use proof::policy;
-use prover::backend::{PreProcessedTrace, ProverInput, ProverParameters, parameters, preprocessed};
+use prover::backend::{DeviceMemory, PreProcessedTrace, ProverInput, ProverParameters, parameters, preprocessed};
 use prover::flow::{self, Columns};
 use prover::memory::Estimate;
-use prover::{Backend, Clock, Plan, ProveError, Stage};
-use stwo::core::channel::Blake2sChannel;
+use prover::{Backend, Clock, DeviceFault, Plan, ProveError, Stage};
+use stwo::core::channel::{Blake2sChannel, MerkleChannel};
 use stwo::core::proof_of_work::GrindOps;
 use stwo::core::utils::MaybeOwned;
+use stwo::core::vcs::blake2_hash::Blake2sHash;
 use stwo::core::vcs_lifted::blake2_merkle::Blake2sMerkleChannel;
-use stwo::prover::CommitmentTreeProver;
 use stwo::prover::mempool::BaseColumnPool;
 use stwo::prover::poly::circle::{CircleCoefficients, CircleEvaluation, PolyOps};
 use stwo::prover::poly::twiddles::TwiddleTree;
+use stwo::prover::{CommitmentTreeProver, ComponentProver};
 
 use crate::backend::{OclBackend, upload};
-use crate::device::{DeviceKind, Runtime, phase, watch_phases};
+use crate::device::{DeviceKind, Runtime, host_phase, phase, watch_phases};
 use crate::error::{Error, Result, guarded};
 use crate::prove::{Proof, Scheme, commit, prove, tree_over};
 
@@ -44,6 +45,8 @@ struct Warm {
     twiddles_log: u32,
     trace: Arc<PreProcessedTrace>,
     tree: CommitmentTreeProver<OclBackend, Blake2sMerkleChannel>,
+    /// Its root, read once.
+    root: Blake2sHash,
 }
 
 fn twiddles(log: u32) -> TwiddleTree<OclBackend> {
@@ -69,7 +72,8 @@ impl Warm {
         let polynomials = interpolated(columns, &twiddles);
         let keep = parameters().store_polynomials_coefficients;
         let tree = tree_over(polynomials, &policy::pcs_config(), &twiddles, keep, &BaseColumnPool::new());
-        Self { twiddles, twiddles_log: TWIDDLES_LOG_MIN, trace, tree }
+        let root = tree.commitment.root();
+        Self { twiddles, twiddles_log: TWIDDLES_LOG_MIN, trace, tree, root }
     }
 }
 
@@ -77,7 +81,18 @@ impl Warm {
 pub struct Cairo {
     runtime: &'static Runtime,
     warm: Option<Warm>,
-    estimated: u64,
+    memory: DeviceMemory,
+    /// Told the shape of each proof.
+    shape: Arc<Mutex<Shape>>,
+}
+
+/// Tables of a proof: logarithm of the rows of the largest, and columns of all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// Logarithm of the rows of the largest table.
+    pub log_rows: u32,
+    /// Columns of all tables, preprocessed ones included.
+    pub columns: usize,
 }
 
 impl fmt::Debug for Cairo {
@@ -89,16 +104,18 @@ impl fmt::Debug for Cairo {
 /// What a failure of the device says about the job: nothing.
 fn device(error: Error) -> ProveError {
     let detail = error.to_string();
-    match error {
-        Error::OutOfMemory { .. } => ProveError::DeviceMemory { detail },
-        _ => ProveError::Device { detail },
-    }
+    ProveError::Device(if error.is_memory() {
+        DeviceFault::TooLarge { detail }
+    } else {
+        DeviceFault::Failed { detail }
+    })
 }
 
 impl Cairo {
     /// A backend on the open device, without tables.
     pub fn new(runtime: &'static Runtime) -> Self {
-        Self { runtime, warm: None, estimated: 0 }
+        let memory = DeviceMemory { estimated_bytes: 0, peak_bytes: 0 };
+        Self { runtime, warm: None, memory, shape: Arc::default() }
     }
 
     /// The device.
@@ -106,9 +123,9 @@ impl Cairo {
         self.runtime
     }
 
-    /// Bytes of device memory that the last proof was expected to take.
-    pub fn estimated_device_bytes(&self) -> u64 {
-        self.estimated
+    /// Where the shape of the last proof is noted.
+    pub fn shape(&self) -> Arc<Mutex<Shape>> {
+        Arc::clone(&self.shape)
     }
 
     fn tables(&mut self, domain_log: u32) -> Result<&Warm> {
@@ -143,8 +160,8 @@ impl Backend for Cairo {
     }
 
     fn preprocessed_root(&self) -> std::result::Result<[u8; 32], ProveError> {
-        let warm = self.warm.as_ref().ok_or_else(|| ProveError::Device { detail: "no tables".into() })?;
-        guarded(|| warm.tree.commitment.root().0).map_err(device)
+        let warm = self.warm.as_ref().ok_or_else(|| ProveError::Device(DeviceFault::failed("no tables")))?;
+        Ok(warm.root.0)
     }
 
     fn plan(&self, estimate: Estimate, memory_limit: Option<u64>) -> std::result::Result<Plan, ProveError> {
@@ -163,18 +180,29 @@ impl Backend for Cairo {
     }
 
     fn prove(&mut self, input: ProverInput, plan: &Plan, clock: &Clock) -> std::result::Result<CairoProof, ProveError> {
-        self.estimated = estimate::device_bytes(&plan.estimate, plan.store_coefficients);
+        let estimated_bytes = estimate::device_bytes(&plan.estimate, plan.store_coefficients);
+        let runtime = self.runtime;
+        runtime.reset_peak();
+        let shape = Arc::clone(&self.shape);
+        let log_rows = plan.estimate.domain_log.saturating_sub(1);
+        *shape.lock().unwrap_or_else(PoisonError::into_inner) = Shape { log_rows, columns: 0 };
         let warm = self.tables(plan.estimate.domain_log).map_err(device)?;
         let parameters = ProverParameters { store_polynomials_coefficients: plan.store_coefficients, ..parameters() };
         let mut scheme = Scheme::new(parameters.pcs_config, &warm.twiddles);
         if parameters.store_polynomials_coefficients {
             scheme.set_store_polynomials_coefficients();
         }
-        flow::prove(OnDevice { scheme, warm }, &warm.trace, input, parameters, clock)
+        let proof = flow::prove(OnDevice { scheme, warm, shape }, &warm.trace, input, parameters, clock);
+        self.memory = DeviceMemory { estimated_bytes, peak_bytes: runtime.memory().1 };
+        proof
+    }
+
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        Some(self.memory)
     }
 
     fn failed(detail: String) -> ProveError {
-        ProveError::Device { detail }
+        ProveError::Device(DeviceFault::Failed { detail })
     }
 }
 
@@ -182,12 +210,15 @@ impl Backend for Cairo {
 struct OnDevice<'a> {
     scheme: Scheme<'a>,
     warm: &'a Warm,
+    shape: Arc<Mutex<Shape>>,
 }
 
 impl flow::Scheme for OnDevice<'_> {
     fn commit_preprocessed(&mut self, channel: &mut Blake2sChannel) -> std::result::Result<(), ProveError> {
-        let tree = MaybeOwned::Borrowed(&self.warm.tree);
-        guarded(|| self.scheme.commit_tree(tree, channel)).map_err(device)
+        // As the scheme's own method does, without reading the root once more.
+        Blake2sMerkleChannel::mix_root(channel, self.warm.root);
+        self.scheme.trees.push(MaybeOwned::Borrowed(&self.warm.tree));
+        Ok(())
     }
 
     fn commit(&mut self, columns: Columns, channel: &mut Blake2sChannel) -> std::result::Result<(), ProveError> {
@@ -208,7 +239,10 @@ impl flow::Scheme for OnDevice<'_> {
         channel: &mut Blake2sChannel,
         clock: &Clock,
     ) -> std::result::Result<Proof, ProveError> {
-        let provers = provers(components).map_err(device)?;
+        self.shape.lock().unwrap_or_else(PoisonError::into_inner).columns =
+            self.scheme.trees.iter().map(|tree| tree.polynomials.len()).sum();
+        let provers = host_phase("record", || provers(components)).map_err(device)?;
+        let provers: Vec<&dyn ComponentProver<OclBackend>> = provers.iter().map(|prover| &**prover as _).collect();
         let clock = clock.clone();
         let stages = move |name: &'static str| {
             if let Some(stage) = stage_of(name) {

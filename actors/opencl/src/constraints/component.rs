@@ -1,9 +1,14 @@
 //! `ComponentProver<OclBackend>` for every component of the constraint framework: on the device if the kernels are
 //! ready, else on the host from the same graph, counted and logged.
 
+use std::sync::{Arc, OnceLock};
+
+use stwo::core::ColumnVec;
 use stwo::core::air::Component;
+use stwo::core::air::accumulation::PointEvaluationAccumulator;
+use stwo::core::circle::CirclePoint;
 use stwo::core::constraints::coset_vanishing;
-use stwo::core::fields::m31::BaseField;
+use stwo::core::fields::m31::{BaseField, P};
 use stwo::core::fields::qm31::SecureField;
 use stwo::core::pcs::TreeVec;
 use stwo::core::poly::circle::{CanonicCoset, CircleDomain};
@@ -14,14 +19,14 @@ use stwo::prover::secure_column::SecureColumnByCoords;
 use stwo::prover::{ComponentProver, DomainEvaluationAccumulator, EvaluationMode, Poly, Trace};
 use stwo_constraint_framework::{FrameworkComponent, FrameworkEval, PREPROCESSED_TRACE_IDX};
 
-use super::emit::parameters;
+use super::emit::{Source, parameters};
 use super::graph::Graph;
 use super::host::HostRows;
 use super::record::record;
 use super::store::{ready, source_of};
-use crate::backend::{Evaluation, OclBackend, OclColumn, Table, evaluate_all};
+use crate::backend::{Evaluation, OclBackend, OclColumn, Table, evaluate_all, upload, zero_secure};
 use crate::device::{Launch, runtime};
-use crate::error::{Error, raise};
+use crate::error::{Error, guarded, raise};
 use crate::field::secure_words;
 
 /// Columns of a component on the domain of its constraints, by interaction.
@@ -122,23 +127,197 @@ pub(super) struct Rows<'a> {
 /// # Errors
 /// What keeps the kernels from being ready.
 pub(super) fn on_device(
-    graph: &Graph,
+    recording: &Recording,
     rows: &Rows<'_>,
     target: &SecureColumnByCoords<OclBackend>,
 ) -> crate::Result<()> {
-    let source = source_of(graph);
-    ready(&source)?;
+    ready(&recording.source, &recording.graph)?;
+    start(&recording.source, &recording.graph, rows, target);
+    Ok(())
+}
+
+/// Starts the kernels.
+fn start(source: &Source, graph: &Graph, rows: &Rows<'_>, target: &SecureColumnByCoords<OclBackend>) {
     let column = |(interaction, index): &(usize, usize)| rows.columns[*interaction][*index].values.address();
-    let table = Table::new(graph.columns.iter().map(column).collect());
+    let list: Vec<u32> = graph.columns.iter().map(column).collect();
     let coefficients: Vec<[u32; 4]> = rows.coefficients.iter().copied().map(secure_words).collect();
     let denominators: Vec<u32> = rows.denominators.iter().map(|value| value.0).collect();
-    let params = Table::new(parameters(graph, &coefficients, &denominators));
-    let out = Table::new(target.columns.iter().map(OclColumn::address).collect());
-    let args = [table.address(), params.address(), out.address(), rows.log_trace, rows.log_eval];
+    let targets: Vec<u32> = target.columns.iter().map(OclColumn::address).collect();
+    let parameters = parameters(graph, &coefficients, &denominators);
+    let (_tables, [table, params, out]) = Table::joined([&list, &parameters, &targets]);
+    let args = [table, params, out, rows.log_trace, rows.log_eval];
     for kernel in &source.kernels {
         runtime().launch(&Launch { kernel, items: 1 << rows.log_eval, rows: 1, args: &args });
     }
+}
+
+/// Rows of the table on which new kernels are compared with the host, as a power of two: whole work-groups of the kernels
+/// and whole blocks of the host.
+const SAMPLE_LOG: u32 = 5;
+
+/// Compares kernels that were just built with the host, on columns and coefficients without a pattern; they need not satisfy
+/// anything.
+///
+/// # Errors
+/// [`Error::SelfTest`] with the first difference.
+pub(super) fn known_answer(source: &Source, graph: &Graph) -> crate::Result<()> {
+    let mut state = 1_u64;
+    let mut value = || {
+        // Numbers without a pattern, zero and the largest element among them.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        match state >> 59 {
+            0 => BaseField::from_u32_unchecked(0),
+            1 => BaseField::from_u32_unchecked(P - 1),
+            _ => BaseField::reduce(state >> 2),
+        }
+    };
+    let log_eval = SAMPLE_LOG + 1;
+    let columns: Vec<Vec<BaseField>> =
+        graph.columns.iter().map(|_| (0..1 << log_eval).map(|_| value()).collect()).collect();
+    let coefficients: Vec<SecureField> =
+        graph.constraints.iter().map(|_| SecureField::from_m31_array(std::array::from_fn(|_| value()))).collect();
+    let denominators = vec![value(), value()];
+    let found = guarded(|| {
+        let slices: Vec<&[BaseField]> = columns.iter().map(Vec::as_slice).collect();
+        let domain = CanonicCoset::new(log_eval).circle_domain();
+        let uploaded: Vec<Evaluation> =
+            upload(&slices).into_iter().map(|column| Evaluation::new(domain, column)).collect();
+        let trees = graph.columns.iter().map(|(interaction, _)| interaction + 1).max().unwrap_or_default();
+        let mut by_place: Vec<Vec<&Evaluation>> = vec![Vec::new(); trees];
+        for ((interaction, index), evaluation) in graph.columns.iter().zip(&uploaded) {
+            let tree = &mut by_place[*interaction];
+            // Columns that the constraints do not read are never looked at.
+            tree.resize(tree.len().max(index + 1), evaluation);
+            tree[*index] = evaluation;
+        }
+        let rows = Rows {
+            columns: &TreeVec(by_place),
+            log_trace: SAMPLE_LOG,
+            log_eval,
+            denominators: denominators.clone(),
+            coefficients: coefficients.clone(),
+        };
+        let sums = zero_secure(1 << log_eval);
+        start(source, graph, &rows, &sums);
+        sums.columns.each_ref().map(Column::to_cpu)
+    })?;
+    let host = HostRows {
+        graph,
+        columns,
+        log_trace: SAMPLE_LOG,
+        log_eval,
+        denominators: &denominators,
+        coefficients: &coefficients,
+    };
+    for (row, expected) in host.evaluate().into_iter().enumerate() {
+        let found = SecureField::from_m31_array(std::array::from_fn(|k| found[k][row]));
+        if found != expected {
+            let reason = format!("constraints {}, row {row}: {found}, expected {expected}", source.key);
+            let device = runtime().info().name.clone();
+            return Err(Error::SelfTest { test: "known answer", device, reason });
+        }
+    }
     Ok(())
+}
+
+/// Constraints as they are in one proof: the graph with its values, and the text of its kernels.
+#[derive(Debug, Clone)]
+pub(super) struct Recording {
+    pub(super) graph: Arc<Graph>,
+    pub(super) source: Arc<Source>,
+}
+
+impl Recording {
+    pub(super) fn of(graph: Graph) -> Self {
+        let source = source_of(&graph);
+        Self { graph: Arc::new(graph), source }
+    }
+
+    fn of_component<E: FrameworkEval>(component: &FrameworkComponent<E>) -> Self {
+        Self::of(record::<E>(component, component.claimed_sum(), component.log_size()))
+    }
+}
+
+/// A component whose constraints may be recorded ahead, on any thread.
+pub trait Recordable: ComponentProver<OclBackend> + Send + Sync {
+    /// Records them; a second time does nothing.
+    fn record_ahead(&self);
+}
+
+/// A component with its recorded constraints.
+pub struct Ahead<'a, E: FrameworkEval> {
+    component: &'a FrameworkComponent<E>,
+    recording: OnceLock<Recording>,
+}
+
+impl<'a, E: FrameworkEval> Ahead<'a, E> {
+    /// Nothing is recorded yet.
+    pub fn new(component: &'a FrameworkComponent<E>) -> Self {
+        Self { component, recording: OnceLock::new() }
+    }
+
+    fn recording(&self) -> &Recording {
+        self.recording.get_or_init(|| Recording::of_component(self.component))
+    }
+}
+
+impl<E: FrameworkEval + Sync> Recordable for Ahead<'_, E> {
+    fn record_ahead(&self) {
+        if self.component.n_constraints() > 0 && !self.component.is_disabled() {
+            self.recording();
+        }
+    }
+}
+
+impl<E: FrameworkEval> Component for Ahead<'_, E> {
+    fn n_constraints(&self) -> usize {
+        self.component.n_constraints()
+    }
+
+    fn max_constraint_log_degree_bound(&self) -> u32 {
+        self.component.max_constraint_log_degree_bound()
+    }
+
+    fn trace_log_degree_bounds(&self) -> TreeVec<ColumnVec<u32>> {
+        self.component.trace_log_degree_bounds()
+    }
+
+    fn mask_points(
+        &self,
+        point: CirclePoint<SecureField>,
+        max_log_degree_bound: u32,
+    ) -> TreeVec<ColumnVec<Vec<CirclePoint<SecureField>>>> {
+        self.component.mask_points(point, max_log_degree_bound)
+    }
+
+    fn preprocessed_column_indices(&self) -> ColumnVec<usize> {
+        Component::preprocessed_column_indices(self.component)
+    }
+
+    fn evaluate_constraint_quotients_at_point(
+        &self,
+        point: CirclePoint<SecureField>,
+        mask: &TreeVec<ColumnVec<Vec<SecureField>>>,
+        evaluation_accumulator: &mut PointEvaluationAccumulator,
+        max_log_degree_bound: u32,
+    ) {
+        self.component.evaluate_constraint_quotients_at_point(
+            point,
+            mask,
+            evaluation_accumulator,
+            max_log_degree_bound,
+        );
+    }
+}
+
+impl<E: FrameworkEval + Sync> ComponentProver<OclBackend> for Ahead<'_, E> {
+    fn evaluate_constraint_quotients_on_domain(
+        &self,
+        trace: &Trace<'_, OclBackend>,
+        evaluation_accumulator: &mut DomainEvaluationAccumulator<OclBackend>,
+    ) {
+        evaluate(self.component, trace, evaluation_accumulator, || self.recording().clone());
+    }
 }
 
 /// As [`on_device`], on the host.
@@ -165,31 +344,40 @@ impl<E: FrameworkEval + Sync> ComponentProver<OclBackend> for FrameworkComponent
         trace: &Trace<'_, OclBackend>,
         evaluation_accumulator: &mut DomainEvaluationAccumulator<OclBackend>,
     ) {
-        if self.n_constraints() == 0 {
-            return;
-        }
-        if self.is_disabled() {
-            evaluation_accumulator.skip_coeffs(self.n_constraints());
-            return;
-        }
-        let mode = evaluation_accumulator.evaluation_mode();
-        let domain = eval_domain(self.max_constraint_log_degree_bound(), mode);
-        let trace_domain = CanonicCoset::new(self.log_size());
-        let columns = columns_on(polys(self, trace), domain, mode);
-        let [accumulator] = evaluation_accumulator.columns([(domain.log_size(), self.n_constraints())]);
-        let rows = Rows {
-            columns: &columns.refs(),
-            log_trace: trace_domain.log_size(),
-            log_eval: domain.log_size(),
-            denominators: denominators(trace_domain, domain),
-            // The first constraint has the highest power.
-            coefficients: accumulator.random_coeff_powers.iter().rev().copied().collect(),
-        };
-        let graph = record::<E>(self, self.claimed_sum(), self.log_size());
-        if let Err(error) = on_device(&graph, &rows, accumulator.col) {
-            tracing::warn!(%error, "constraints are evaluated on the host");
-            runtime().host_fallback("constraints");
-            on_host(&graph, &rows, accumulator.col);
-        }
+        evaluate(self, trace, evaluation_accumulator, || Recording::of_component(self));
+    }
+}
+
+fn evaluate<E: FrameworkEval>(
+    component: &FrameworkComponent<E>,
+    trace: &Trace<'_, OclBackend>,
+    evaluation_accumulator: &mut DomainEvaluationAccumulator<OclBackend>,
+    recording: impl FnOnce() -> Recording,
+) {
+    if component.n_constraints() == 0 {
+        return;
+    }
+    if component.is_disabled() {
+        evaluation_accumulator.skip_coeffs(component.n_constraints());
+        return;
+    }
+    let mode = evaluation_accumulator.evaluation_mode();
+    let domain = eval_domain(component.max_constraint_log_degree_bound(), mode);
+    let trace_domain = CanonicCoset::new(component.log_size());
+    let columns = columns_on(polys(component, trace), domain, mode);
+    let [accumulator] = evaluation_accumulator.columns([(domain.log_size(), component.n_constraints())]);
+    let rows = Rows {
+        columns: &columns.refs(),
+        log_trace: trace_domain.log_size(),
+        log_eval: domain.log_size(),
+        denominators: denominators(trace_domain, domain),
+        // The first constraint has the highest power.
+        coefficients: accumulator.random_coeff_powers.iter().rev().copied().collect(),
+    };
+    let recording = recording();
+    if let Err(error) = on_device(&recording, &rows, accumulator.col) {
+        tracing::warn!(%error, "constraints are evaluated on the host");
+        runtime().host_fallback("constraints");
+        on_host(&recording.graph, &rows, accumulator.col);
     }
 }

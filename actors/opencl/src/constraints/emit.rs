@@ -22,7 +22,7 @@ pub(super) struct Source {
 
 /// Row at an offset in the trace domain, on an evaluation domain in bit-reversed order.
 const OFFSET_ROW: &str = "
-static inline uint offset_row(uint row, uint log_trace, uint log_eval, int offset)
+INLINE uint offset_row(uint row, uint log_trace, uint log_eval, int offset)
 {
     uint middle = 1u << (log_eval - 1);
     uint step = (uint)offset << (log_eval - log_trace - 1);
@@ -32,6 +32,39 @@ static inline uint offset_row(uint row, uint log_trace, uint log_eval, int offse
     return reverse_bits(moved | upper, log_eval);
 }
 ";
+
+/// The sum of the constraints in words of 64 bits: products of two elements are below 2^62 - 2^32 + 2, and a folded sum below
+/// 2^34 - 4, so four products fit between two folds.
+const SUMS: &str = "
+#define SUM_PRODUCT(q, b) \\
+    do { \\
+        qm31 factor = q; \\
+        ulong value = b; \\
+        sum0 += factor.x * value; \\
+        sum1 += factor.y * value; \\
+        sum2 += factor.z * value; \\
+        sum3 += factor.w * value; \\
+    } while (0)
+
+#define SUM_VALUE(q) \\
+    do { \\
+        qm31 term = q; \\
+        sum0 += term.x; \\
+        sum1 += term.y; \\
+        sum2 += term.z; \\
+        sum3 += term.w; \\
+    } while (0)
+
+#define SUM_FOLD \\
+    do { \\
+        sum0 = (sum0 & P) + (sum0 >> 31); \\
+        sum1 = (sum1 & P) + (sum1 >> 31); \\
+        sum2 = (sum2 & P) + (sum2 >> 31); \\
+        sum3 = (sum3 & P) + (sum3 >> 31); \\
+    } while (0)
+";
+/// Summands between two folds.
+const SUMMANDS_MAX: u32 = 4;
 
 /// Layout of the parameters in words: secure slots, coefficients of the constraints, base slots, denominators.
 #[derive(Debug, Clone, Copy)]
@@ -176,8 +209,9 @@ fn kernel(graph: &Graph, part: std::ops::Range<usize>, name_of_kernel: &str, lay
         "\n__kernel void {name_of_kernel}(SLABS, uint table, uint params, uint out, uint log_trace, uint log_eval)\n{{\n\
          \x20   uint row = get_global_id(0);\n    if (row >= 1u << log_eval) {{\n        return;\n    }}\n\
          \x20   __global const uint *list = COLUMN(table);\n    __global const uint *words = COLUMN(params);\n\
-         \x20   __global const uint4 *quads = QUAD(params);\n    qm31 sum = (qm31)(0);\n"
+         \x20   __global const uint4 *quads = QUAD(params);\n    ulong sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;\n"
     );
+    let mut unfolded = 0;
     let mut done = vec![false; graph.nodes.len()];
     for index in part {
         let constraint = graph.constraints[index];
@@ -192,23 +226,29 @@ fn kernel(graph: &Graph, part: std::ops::Range<usize>, name_of_kernel: &str, lay
         }
         let coefficient = layout.coefficients / 4 + index;
         let value = operand(graph, root, layout);
-        let term = if lifted {
-            format!("qm31_mul_m31(quads[{coefficient}], {value})")
-        } else {
-            format!("qm31_mul(quads[{coefficient}], {value})")
+        let _ = match lifted {
+            true => writeln!(text, "    SUM_PRODUCT(quads[{coefficient}], {value});"),
+            false => writeln!(text, "    SUM_VALUE(qm31_mul(quads[{coefficient}], {value}));"),
         };
-        let _ = writeln!(text, "    sum = qm31_add(sum, {term});");
+        unfolded += 1;
+        if unfolded == SUMMANDS_MAX {
+            text.push_str("    SUM_FOLD;\n");
+            unfolded = 0;
+        }
     }
     let _ = write!(
         text,
-        "    sum = qm31_mul_m31(sum, words[{} + (row >> log_trace)]);\n    __global const uint *target = COLUMN(out);\n",
+        "    SUM_FOLD;\n    qm31 sum = (qm31)(m31_reduce(sum0), m31_reduce(sum1), m31_reduce(sum2), m31_reduce(sum3));\n\
+         \x20   sum = qm31_mul_m31(sum, words[{} + (row >> log_trace)]);\n    __global const uint *target = COLUMN(out);\n",
         layout.denominators
     );
+    // All four are read before the first is written: the compiler cannot know that they are different columns.
+    for coordinate in 0..4 {
+        let _ = writeln!(text, "    __global uint *at{coordinate} = COLUMN(target[{coordinate}]) + row;");
+    }
+    text.push_str("    qm31 before = (qm31)(*at0, *at1, *at2, *at3);\n    sum = qm31_add(before, sum);\n");
     for (coordinate, field) in ["x", "y", "z", "w"].into_iter().enumerate() {
-        let _ = writeln!(
-            text,
-            "    COLUMN(target[{coordinate}])[row] = m31_add(COLUMN(target[{coordinate}])[row], sum.{field});"
-        );
+        let _ = writeln!(text, "    *at{coordinate} = sum.{field};");
     }
     text.push_str("}\n");
     text
@@ -224,7 +264,7 @@ pub(super) fn emit(graph: &Graph) -> Source {
         hasher.update(kernel(graph, part.clone(), "", layout).as_bytes());
     }
     let key = hasher.finalize().to_hex()[..16].to_owned();
-    let mut text = format!("{PRELUDE}{OFFSET_ROW}");
+    let mut text = format!("{PRELUDE}{OFFSET_ROW}{SUMS}");
     let mut kernels = Vec::new();
     for (number, part) in parts.into_iter().enumerate() {
         let name = format!("constraints_{key}_{number}");

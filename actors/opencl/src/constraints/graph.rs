@@ -1,7 +1,7 @@
 //! The expression graph: equal expressions are one node. Owns folding of zeros and ones and the typing (base or secure
 //! field); knows nothing of stwo's evaluator interface.
 
-use std::collections::HashMap;
+use super::hash::FastMap;
 
 /// Number of a node.
 pub(super) type Id = u32;
@@ -40,13 +40,14 @@ pub(super) enum Node {
 pub(super) struct Graph {
     pub(super) nodes: Vec<Node>,
     secure: Vec<bool>,
-    known: HashMap<Node, Id>,
+    known: FastMap<Node, Id>,
     /// Interaction and number in it of each column.
     pub(super) columns: Vec<(usize, usize)>,
+    column_known: FastMap<(usize, usize), u32>,
     pub(super) base_slots: Vec<u32>,
     pub(super) secure_slots: Vec<[u32; 4]>,
-    base_known: HashMap<u32, Id>,
-    secure_known: HashMap<[u32; 4], Id>,
+    base_known: FastMap<u32, Id>,
+    secure_known: FastMap<[u32; 4], Id>,
     /// One node per constraint, in order.
     pub(super) constraints: Vec<Id>,
 }
@@ -79,15 +80,12 @@ impl Graph {
 
     pub(super) fn mask(&mut self, interaction: usize, index: usize, offset: i32) -> Id {
         let place = (interaction, index);
-        // An AIR asks for each column once, with all its offsets.
-        let column = match self.columns.iter().rposition(|known| *known == place) {
-            Some(column) => column,
-            None => {
-                self.columns.push(place);
-                self.columns.len() - 1
-            }
-        };
-        self.node(Node::Mask { column: column as u32, offset }, false)
+        let columns = &mut self.columns;
+        let column = *self.column_known.entry(place).or_insert_with(|| {
+            columns.push(place);
+            columns.len() as u32 - 1
+        });
+        self.node(Node::Mask { column, offset }, false)
     }
 
     /// A base value that is not part of the kernel. Equal values share a slot.

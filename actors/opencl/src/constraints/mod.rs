@@ -5,11 +5,13 @@
 mod component;
 mod emit;
 mod graph;
+mod hash;
 mod host;
 mod record;
 mod recorded;
 mod store;
 
+pub use component::{Ahead, Recordable};
 pub use emit::Shape;
 pub use recorded::{Recorded, Side};
-pub use store::{Compile, compile_mode, set_compile_mode};
+pub use store::{Compile, are_awaited, compile_mode, set_compile_mode};

@@ -7,11 +7,10 @@ use stwo::core::poly::circle::CanonicCoset;
 use stwo::prover::secure_column::SecureColumnByCoords;
 use stwo_constraint_framework::FrameworkEval;
 
-use super::component::{Rows, denominators, on_device, on_host};
+use super::component::{Recording, Rows, denominators, on_device, on_host};
 use super::emit::{Shape, shape};
-use super::graph::Graph;
 use super::record::record;
-use super::store::{ready, source_of};
+use super::store::{ready, ready_ahead};
 use crate::backend::{Evaluation, OclBackend, zero_secure};
 use crate::error::{Error, Result, guarded};
 
@@ -27,33 +26,33 @@ pub enum Side {
 /// Recorded constraints of degree two, with the values of one claim.
 #[derive(Debug)]
 pub struct Recorded {
-    graph: Graph,
+    recording: Recording,
     log_size: u32,
 }
 
 impl Recorded {
     /// Records `eval` for tables of 2^`log_size` rows, whatever size it has itself.
     pub fn new<E: FrameworkEval>(eval: &E, claimed_sum: SecureField, log_size: u32) -> Self {
-        Self { graph: record(eval, claimed_sum, log_size), log_size }
+        Self { recording: Recording::of(record(eval, claimed_sum, log_size)), log_size }
     }
 
     /// What it becomes on the device; compiles nothing.
     #[must_use]
     pub fn shape(&self) -> Shape {
-        shape(&self.graph)
+        shape(&self.recording.graph)
     }
 
     /// Name of the kernels: the same for constraints that differ in values only.
     #[must_use]
     pub fn key(&self) -> String {
-        source_of(&self.graph).key.clone()
+        self.recording.source.key.clone()
     }
 
     /// Columns by interaction, in the order in which the constraints ask for them: how many of each.
     #[must_use]
     pub fn columns(&self) -> Vec<usize> {
         let mut counts = Vec::new();
-        for (interaction, index) in &self.graph.columns {
+        for (interaction, index) in &self.recording.graph.columns {
             counts.resize(counts.len().max(interaction + 1), 0);
             counts[*interaction] = counts[*interaction].max(index + 1);
         }
@@ -63,7 +62,7 @@ impl Recorded {
     /// Number of constraints.
     #[must_use]
     pub fn constraints(&self) -> usize {
-        self.graph.constraints.len()
+        self.recording.graph.constraints.len()
     }
 
     /// Makes the kernels callable.
@@ -71,7 +70,15 @@ impl Recorded {
     /// # Errors
     /// [`Error::Build`].
     pub fn compile(&self) -> Result<()> {
-        ready(&source_of(&self.graph))
+        ready(&self.recording.source, &self.recording.graph)
+    }
+
+    /// As [`Recorded::compile`], where no proof waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Build`].
+    pub fn compile_ahead(&self) -> Result<()> {
+        ready_ahead(&self.recording.source, &self.recording.graph)
     }
 
     /// Sums of the constraints, each times its coefficient, divided by the trace domain's vanishing polynomial, over columns
@@ -85,11 +92,11 @@ impl Recorded {
         columns: &TreeVec<Vec<&Evaluation>>,
         coefficients: &[SecureField],
     ) -> Result<SecureColumnByCoords<OclBackend>> {
-        if coefficients.len() != self.graph.constraints.len() {
+        if coefficients.len() != self.recording.graph.constraints.len() {
             return Err(Error::Input {
                 field: "coefficients",
                 value: coefficients.len().to_string(),
-                limit: self.graph.constraints.len().to_string(),
+                limit: self.recording.graph.constraints.len().to_string(),
             });
         }
         guarded(|| {
@@ -104,8 +111,8 @@ impl Recorded {
             };
             let mut sums = zero_secure(1 << log_eval);
             match side {
-                Side::Device => on_device(&self.graph, &rows, &sums)?,
-                Side::Host => on_host(&self.graph, &rows, &mut sums),
+                Side::Device => on_device(&self.recording, &rows, &sums)?,
+                Side::Host => on_host(&self.recording.graph, &rows, &mut sums),
             }
             Ok(sums)
         })?

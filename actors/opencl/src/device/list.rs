@@ -45,8 +45,26 @@ pub struct DeviceInfo {
     pub local_bytes: u64,
     /// Work items in a work-group at most.
     pub work_group: u64,
+    /// Where the device sits or what it says it is (bus address or UUID), as far as its driver tells; else empty.
+    #[serde(default)]
+    pub place: String,
+    /// Tells this device from another one, also after drivers or devices came or went and numbers moved: 16 hex digits over
+    /// platform, name, driver and place.
+    #[serde(default)]
+    pub identity: String,
     /// Why it cannot be used; empty if it can.
     pub refusal: String,
+}
+
+impl DeviceInfo {
+    fn identified(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for part in [&self.platform, &self.name, &self.driver, &self.place] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.finalize().to_hex()[..16].to_owned()
+    }
 }
 
 /// A device with the handles that open it.
@@ -67,7 +85,8 @@ pub struct Listing {
 /// Which device to use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// Number in the listing or part of the name, letter case ignored; `None` takes the best device that is allowed.
+    /// Number in the listing, alone or as `number@identity`, or part of the name, letter case ignored; `None` takes the best
+    /// device that is allowed. With an identity ([`DeviceInfo::identity`]) another device in that place is refused.
     pub device: Option<String>,
     /// Numbers or parts of names that must not be used.
     pub exclude: Vec<String>,
@@ -119,6 +138,11 @@ impl Choice {
 }
 
 fn matches(pattern: &str, info: &DeviceInfo) -> bool {
+    if let Some((number, identity)) = pattern.trim().split_once('@')
+        && let Ok(index) = number.parse::<usize>()
+    {
+        return index == info.index && identity == info.identity;
+    }
     match pattern.trim().parse::<usize>() {
         Ok(index) => index == info.index,
         Err(_) => {
@@ -180,6 +204,51 @@ fn kind(device: DeviceId) -> DeviceKind {
     }
 }
 
+/// Queries of extensions by which a device says where it sits or what it is, with the bytes of their answers: bus address
+/// (`cl_khr_pci_bus_info`), UUID (`cl_khr_device_uuid`), AMD's topology.
+const PLACES: &[(&str, u32, usize)] = &[("pci", 0x410f, 16), ("uuid", 0x106a, 16), ("amd", 0x4037, 24)];
+/// NVIDIA's bus, slot and domain, four bytes each.
+const PLACE_NVIDIA: [u32; 3] = [0x4008, 0x4009, 0x400a];
+
+/// Where a device sits, from the first query that its driver answers.
+fn place(device: DeviceId) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let raw = |query: u32, len: usize| {
+        let bytes = core::get_device_info_raw(device, query).ok()?;
+        (bytes.len() == len && bytes.iter().any(|byte| *byte != 0)).then_some(bytes)
+    };
+    for (name, query, len) in PLACES {
+        if let Some(bytes) = raw(*query, *len) {
+            return format!("{name}:{}", hex(&bytes));
+        }
+    }
+    let number = |query: u32| core::get_device_info_raw(device, query).ok().filter(|bytes| bytes.len() == 4);
+    match PLACE_NVIDIA.map(number) {
+        [Some(bus), Some(slot), domain] => {
+            // As the first of the queries above would answer: domain, bus, device, function.
+            let slot = u32::from_le_bytes([slot[0], slot[1], slot[2], slot[3]]);
+            let words =
+                [domain.unwrap_or(vec![0; 4]), bus, (slot >> 3).to_le_bytes().into(), (slot & 7).to_le_bytes().into()];
+            format!("pci:{}", hex(&words.concat()))
+        }
+        _ => String::new(),
+    }
+}
+
+/// Refuses devices that a listing has twice because two platforms drive them: the first usable one counts.
+fn refuse_twins(devices: &mut [DeviceInfo]) {
+    for at in 1..devices.len() {
+        let (before, rest) = devices.split_at_mut(at);
+        let Some(device) = rest.first_mut().filter(|device| device.refusal.is_empty() && !device.place.is_empty())
+        else {
+            continue;
+        };
+        if let Some(twin) = before.iter().find(|twin| twin.refusal.is_empty() && twin.place == device.place) {
+            device.refusal = format!("it is number {} ({}) once more, on another platform", twin.index, twin.platform);
+        }
+    }
+}
+
 fn flag(device: DeviceId, query: Query) -> bool {
     match core::get_device_info(device, query) {
         Ok(DeviceInfoResult::Available(value) | DeviceInfoResult::CompilerAvailable(value)) => value,
@@ -217,8 +286,11 @@ fn describe(index: usize, platform: PlatformId, device: DeviceId) -> DeviceInfo 
         allocation_bytes: number(device, Query::MaxMemAllocSize),
         local_bytes: number(device, Query::LocalMemSize),
         work_group: number(device, Query::MaxWorkGroupSize),
+        place: place(device),
+        identity: String::new(),
         refusal: String::new(),
     };
+    info.identity = info.identified();
     info.refusal = refusal(device, &info);
     info
 }
@@ -251,6 +323,11 @@ pub(crate) fn find() -> Result<Vec<Found>> {
             Err(error) => tracing::warn!(%error, "a platform does not list its devices"),
         }
     }
+    let mut infos: Vec<DeviceInfo> = found.iter().map(|found| found.info.clone()).collect();
+    refuse_twins(&mut infos);
+    for (found, info) in found.iter_mut().zip(infos) {
+        found.info = info;
+    }
     Ok(found)
 }
 
@@ -280,6 +357,8 @@ mod tests {
             allocation_bytes: 1 << 28,
             local_bytes: 1 << 15,
             work_group: 1024,
+            place: String::new(),
+            identity: format!("{index}{name}"),
             refusal: refusal.to_owned(),
         }
     }
@@ -305,5 +384,32 @@ mod tests {
         let error = pick(&Choice::pinned("xyz")).expect_err("unknown").to_string();
         assert!(error.contains("2 Large GPU"), "{error}");
         assert!(matches!(Choice::any().pick(&[]), Err(Error::NoDevice(_))));
+        // A number with an identity is that device or none.
+        let wanted = format!("2@{}", devices[2].identity);
+        assert_eq!(pick(&Choice::pinned(&wanted)).expect("the same device"), 2);
+        let moved = format!("1@{}", devices[2].identity);
+        assert!(matches!(pick(&Choice::pinned(&moved)), Err(Error::UnknownDevice { .. })));
+        let updated = DeviceInfo { driver: "2".to_owned(), ..devices[2].clone() };
+        assert_ne!(updated.identified(), devices[2].identified(), "another driver is another device to be tested");
+    }
+
+    #[test]
+    fn a_device_of_two_platforms_counts_once() {
+        let at = |index, place: &str, refusal: &str| DeviceInfo {
+            place: place.to_owned(),
+            ..device(index, "GPU", DeviceKind::Gpu, 8, refusal)
+        };
+        let mut devices = [
+            at(0, "pci:01", "no compiler"),
+            at(1, "pci:01", ""),
+            at(2, "pci:02", ""),
+            at(3, "pci:01", ""),
+            at(4, "", ""),
+            at(5, "", ""),
+        ];
+        refuse_twins(&mut devices);
+        let usable: Vec<usize> = devices.iter().filter(|info| info.refusal.is_empty()).map(|info| info.index).collect();
+        assert_eq!(usable, [1, 2, 4, 5], "without a place nothing is known to be the same");
+        assert!(devices[3].refusal.contains("number 1"), "{}", devices[3].refusal);
     }
 }

@@ -5,6 +5,8 @@ use std::ffi::CString;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use ocl::core::{self, Context, DeviceId, Program, ProgramInfo, ProgramInfoResult};
 
@@ -12,8 +14,10 @@ use super::list::DeviceInfo;
 use crate::error::{Error, Result, first_lines};
 
 /// Raised whenever the meaning of kernel arguments changes, so that no binary of an earlier version is loaded.
-const KERNEL_VERSION: u32 = 2;
+const KERNEL_VERSION: u32 = 3;
 const MAGIC: &[u8; 8] = b"pmgpubin";
+/// Bytes of the cache at most: several drivers' kernels of everything there is. What was used longest ago goes first.
+const CACHE_BYTES_MAX: u64 = 1 << 30;
 
 /// What the cache did since the runtime was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -72,6 +76,7 @@ impl Builder {
             match self.load(&binary) {
                 Ok(program) => {
                     report.loaded += 1;
+                    touch(path);
                     return Ok(program);
                 }
                 Err(error) => {
@@ -82,6 +87,9 @@ impl Builder {
         }
         let program = self.compile(what, source)?;
         report.compiled += 1;
+        if let Some(folder) = self.folder.as_deref() {
+            bound(folder, CACHE_BYTES_MAX);
+        }
         if let Some(path) = path.as_deref()
             && let Err(error) = binary_of(&program).and_then(|binary| write_binary(path, &binary))
         {
@@ -148,12 +156,48 @@ fn read_binary(path: &Path, report: &mut CacheReport) -> Option<Vec<u8>> {
     None
 }
 
+/// Notes that a file was used. Where the folder cannot be written the order of use is that of creation.
+fn touch(path: &Path) {
+    // A failure only makes the file look older than it is.
+    let _ = fs::File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+}
+
+/// Deletes the cache's files that were used longest ago until the others take `bytes_max` bytes at most. Files of another
+/// kind in the folder are not ours.
+fn bound(folder: &Path, bytes_max: u64) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let ours = |path: &Path| path.extension().is_some_and(|kind| kind == "bin" || kind == "tmp");
+    let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
+        .flatten()
+        .filter(|entry| ours(&entry.path()))
+        .filter_map(|entry| {
+            let data = entry.metadata().ok()?;
+            Some((data.modified().ok()?, data.len(), entry.path()))
+        })
+        .collect();
+    files.sort();
+    let mut bytes: u64 = files.iter().map(|(_, len, _)| len).sum();
+    for (_, len, path) in files {
+        if bytes <= bytes_max {
+            return;
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => bytes -= len,
+            // Another process may have been faster.
+            Err(error) => tracing::warn!(%error, path = %path.display(), "a cached kernel cannot be deleted"),
+        }
+    }
+}
+
 /// Writes beside the final name and renames: readers see the old file or the new one.
 fn write_binary(path: &Path, binary: &[u8]) -> std::result::Result<(), String> {
     let folder = path.parent().ok_or("no folder")?;
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(folder)?;
-        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        // Two threads may compile the same at once.
+        static WRITES: AtomicU64 = AtomicU64::new(0);
+        let write = WRITES.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_extension(format!("{}.{write}.tmp", std::process::id()));
         let mut file = fs::File::create(&temporary)?;
         file.write_all(MAGIC)?;
         file.write_all(blake3::hash(binary).as_bytes())?;
@@ -167,6 +211,25 @@ fn write_binary(path: &Path, binary: &[u8]) -> std::result::Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_used_longest_ago_makes_room() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        let start = SystemTime::now() - std::time::Duration::from_secs(1000);
+        for (age, name) in ["a.bin", "b.bin", "c.1.tmp", "d.bin", "note.passed"].into_iter().enumerate() {
+            fs::write(path(name), [0; 100]).expect("written");
+            let file = fs::File::options().append(true).open(path(name)).expect("open");
+            file.set_modified(start + std::time::Duration::from_secs(age as u64)).expect("set");
+        }
+        bound(folder.path(), 400);
+        assert!(path("a.bin").exists(), "nothing is deleted without need");
+        touch(&path("a.bin"));
+        bound(folder.path(), 250);
+        let left = ["a.bin", "b.bin", "c.1.tmp", "d.bin", "note.passed"].map(|name| path(name).exists());
+        assert_eq!(left, [true, false, false, true, true]);
+        bound(&path("none"), 0);
+    }
 
     #[test]
     fn only_whole_files_are_read() {

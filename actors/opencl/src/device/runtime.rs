@@ -4,16 +4,18 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ocl::core::{self, ContextProperties, Program};
+use prover::worker::Activity;
 
 use super::arena::{Arena, GRANULE_WORDS, Place, SLAB_WORDS_MAX, SLABS_MAX};
 use super::counters::{Counters, Tally};
 use super::list::{Choice, DeviceInfo, DeviceKind, Found, find};
 use super::program::{Builder, CacheReport};
 use super::queue::{Started, State};
+use super::release::Quiet;
 use super::staging::Parts;
 use crate::error::{Error, Result, raise, settle};
 use crate::kernels::{self, TILE_BYTES, TILE_ITEMS};
@@ -29,7 +31,9 @@ pub struct Options {
     pub memory_limit: Option<u64>,
 }
 
-/// Size of the first slab of the host's processor, whose memory is the host's.
+/// Least size of the first slab. A proof that needs more says so before it starts, see [`Runtime::must_fit`].
+const FIRST_SLAB_BYTES: u64 = 1 << 30;
+/// The same for the host's processor, whose memory is the host's.
 const HOST_SLAB_BYTES: u64 = 256 << 20;
 
 /// The open device.
@@ -37,10 +41,12 @@ const HOST_SLAB_BYTES: u64 = 256 << 20;
 pub struct Runtime {
     info: DeviceInfo,
     tally: Tally,
+    calls: Calls,
     builder: Builder,
-    limit_words: u64,
     /// Whether transforms may use local memory.
     tiles: AtomicBool,
+    /// Whether the kernels with local memory are built.
+    local: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -61,6 +67,37 @@ pub(crate) struct Launch<'a> {
     pub(crate) rows: usize,
     /// Scalar arguments and block addresses.
     pub(crate) args: &'a [u32],
+}
+
+/// Calls of the driver.
+#[derive(Debug, Default)]
+struct Calls {
+    /// Those that came back, compilations included.
+    done: AtomicU64,
+    /// Threads that wait for one, or for their turn.
+    open: AtomicU64,
+    /// Compilations under way.
+    compilers: AtomicU64,
+}
+
+impl Calls {
+    fn within<'a>(&'a self, open: &'a AtomicU64) -> Within<'a> {
+        open.fetch_add(1, Ordering::Relaxed);
+        Within { open, done: &self.done }
+    }
+}
+
+/// A call under way, also when it ends in a panic.
+struct Within<'a> {
+    open: &'a AtomicU64,
+    done: &'a AtomicU64,
+}
+
+impl Drop for Within<'_> {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -99,17 +136,17 @@ impl Runtime {
         let context =
             core::create_context(Some(&properties), &[device], None, None).map_err(Error::call("create context"))?;
         let queue = core::create_command_queue(&context, device, None).map_err(Error::call("create queue"))?;
-        let limit = options.memory_limit.unwrap_or(info.memory_bytes / 10 * 9);
+        let limit_words = options.memory_limit.unwrap_or(info.memory_bytes / 10 * 9) / 4;
         let granules = |bytes: u64| (bytes / 4).min(SLAB_WORDS_MAX) / GRANULE_WORDS * GRANULE_WORDS;
         let slab_words_max = granules(info.allocation_bytes);
-        // Four slabs must be able to hold all that may be used.
-        let wanted = if info.kind == DeviceKind::Cpu { HOST_SLAB_BYTES } else { limit.div_ceil(SLABS_MAX as u64) };
-        let slab_words = granules(wanted).min(slab_words_max);
+        let first = if info.kind == DeviceKind::Cpu { HOST_SLAB_BYTES } else { FIRST_SLAB_BYTES };
+        let slab_words = granules(first.min(limit_words * 4)).min(slab_words_max);
         let state = State {
             context: context.clone(),
             queue,
             arena: Arena::default(),
-            slabs: Vec::new(),
+            slabs: [const { None }; SLABS_MAX],
+            limit_words,
             slab_words,
             slab_words_max,
             kernels: HashMap::new(),
@@ -117,12 +154,21 @@ impl Runtime {
             pending_bytes: 0,
             report: CacheReport::default(),
             staging: None,
+            tables: None,
         };
         let builder = Builder { context, device, info: info.clone(), folder: options.cache.clone() };
-        let (tally, tiles, limit_words) = (Tally::default(), AtomicBool::new(true), limit / 4);
-        let runtime = Self { info, tally, builder, limit_words, tiles, state: Mutex::new(state) };
-        let source = kernels::library();
-        runtime.add_program("the kernel library", &source, kernels::LIBRARY_KERNELS)?;
+        let (tally, calls, tiles) = (Tally::default(), Calls::default(), AtomicBool::new(true));
+        let runtime =
+            Self { info, tally, calls, builder, tiles, local: AtomicBool::new(false), state: Mutex::new(state) };
+        let plain = kernels::plain();
+        runtime.add_program(plain.what, &plain.source, plain.kernels)?;
+        if runtime.has_room_for_tiles() {
+            let local = kernels::local();
+            match runtime.add_program(local.what, &local.source, local.kernels) {
+                Ok(()) => runtime.local.store(true, Ordering::Relaxed),
+                Err(error) => tracing::warn!(%error, "transforms stay in registers"),
+            }
+        }
         Ok(runtime)
     }
 
@@ -149,11 +195,14 @@ impl Runtime {
         self.lock().report
     }
 
-    /// A number that changes while work goes on: kernels started, compiled or loaded.
+    /// What goes on, without a lock: also while a call of the driver hangs.
     #[must_use]
-    pub fn progress(&self) -> u64 {
-        let report = self.cache_report();
-        self.counters().kernels + report.compiled + report.loaded
+    pub fn activity(&self) -> Activity {
+        Activity {
+            progress: self.calls.done.load(Ordering::Relaxed),
+            compiling: self.calls.compilers.load(Ordering::Relaxed) > 0,
+            waiting: self.calls.open.load(Ordering::Relaxed) > 0,
+        }
     }
 
     /// Bytes of device memory in use, and the most at once since [`Runtime::reset_peak`].
@@ -163,19 +212,24 @@ impl Runtime {
         (state.arena.used() * 4, state.arena.peak() * 4)
     }
 
-    /// Bytes of device memory that may be used.
+    /// Bytes of device memory that may be used: the limit, or what the driver's largest allocation allows four slabs.
     #[must_use]
     pub fn memory_limit(&self) -> u64 {
-        self.limit_words * 4
+        self.lock().capacity_words() * 4
     }
 
-    /// Declines a job that needs more memory than may be used, whatever is free at the moment.
+    /// Declines a job that needs more memory than may be used, whatever is free at the moment; takes memory from the
+    /// driver for one that fits.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] with both figures.
+    /// [`Error::OutOfMemory`] with both figures, or what the driver says.
     pub fn must_fit(&self, needed: u64) -> Result<()> {
-        let limit = self.memory_limit();
-        if needed <= limit { Ok(()) } else { Err(Error::OutOfMemory { needed, free: limit, limit }) }
+        let mut state = self.lock();
+        let limit = state.capacity_words() * 4;
+        if needed > limit {
+            return Err(Error::OutOfMemory { needed, free: limit, limit });
+        }
+        state.reserve(needed.div_ceil(4))
     }
 
     /// Starts the memory peak again.
@@ -186,7 +240,8 @@ impl Runtime {
     /// Identifies the kernel library together with the device and its driver.
     #[must_use]
     pub fn library_key(&self) -> String {
-        self.builder.key(&kernels::library())
+        let local = if self.local.load(Ordering::Relaxed) { kernels::local().source } else { String::new() };
+        self.builder.key(&format!("{}{local}", kernels::plain().source))
     }
 
     pub(crate) fn host_fallback(&self, what: &str) {
@@ -205,24 +260,27 @@ impl Runtime {
     /// Builds a program (without holding the lock: compilers are slow) and makes its kernels callable.
     pub(crate) fn add_program(&self, what: &str, source: &str, names: &[&str]) -> Result<()> {
         let mut report = CacheReport::default();
+        let compiling = self.calls.within(&self.calls.compilers);
         let built = self.builder.build(what, source, &mut report);
+        drop(compiling);
         let mut state = self.lock();
         state.report.loaded += report.loaded;
         state.report.compiled += report.compiled;
         state.report.broken += report.broken;
         state.report.unwritten += report.unwritten;
-        let program: Program = built?;
+        let program: Quiet<Program> = Quiet::new(built?);
         for name in names {
             let kernel = core::create_kernel(&program, name).map_err(Error::call("create kernel"))?;
-            state.kernels.insert((*name).to_owned(), Started { kernel, starts: 0 });
+            state.kernels.insert((*name).to_owned(), Started { kernel: Quiet::new(kernel), starts: 0 });
         }
         Ok(())
     }
 
     /// Takes device memory of `words` words; its content is undefined.
     pub(crate) fn take(&self, words: usize) -> Block {
+        let _waiting = self.calls.within(&self.calls.open);
         let mut state = self.lock();
-        let place = settle(state.take(words as u64, self.limit_words));
+        let place = settle(state.take(words as u64));
         Block { place }
     }
 
@@ -233,8 +291,18 @@ impl Runtime {
 
     /// Whether transforms use local memory: if they may, and the device has enough of it and large work-groups.
     pub(crate) fn tiles(&self) -> bool {
-        let room = self.info.local_bytes >= TILE_BYTES && self.info.work_group >= TILE_ITEMS as u64;
-        room && self.tiles.load(Ordering::Relaxed)
+        self.local.load(Ordering::Relaxed) && self.tiles.load(Ordering::Relaxed)
+    }
+
+    fn has_room_for_tiles(&self) -> bool {
+        self.info.local_bytes >= TILE_BYTES && self.info.work_group >= TILE_ITEMS as u64
+    }
+
+    /// The kernels of the library that this device has.
+    #[must_use]
+    pub fn library_kernels(&self) -> Vec<&'static str> {
+        let local: &[&str] = if self.local.load(Ordering::Relaxed) { kernels::local().kernels } else { &[] };
+        [kernels::plain().kernels, local].concat()
     }
 
     /// How often a kernel was started since its program was built.
@@ -257,6 +325,7 @@ impl Runtime {
         if launch.items == 0 || launch.rows == 0 {
             return;
         }
+        let _waiting = self.calls.within(&self.calls.open);
         let mut state = self.lock();
         settle(state.launch(launch, group));
         self.tally.kernels.fetch_add(1, Ordering::Relaxed);
@@ -269,6 +338,7 @@ impl Runtime {
         }
         self.tally.writes.fetch_add(1, Ordering::Relaxed);
         self.tally.bytes_to_device.fetch_add(words.len() as u64 * 4, Ordering::Relaxed);
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().write(block.place, offset, words));
     }
 
@@ -280,6 +350,7 @@ impl Runtime {
         }
         self.tally.writes.fetch_add(1, Ordering::Relaxed);
         self.tally.bytes_to_device.fetch_add(words as u64 * 4, Ordering::Relaxed);
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().write_columns(block.place, words, parts));
     }
 
@@ -290,12 +361,14 @@ impl Runtime {
         }
         self.tally.bytes_to_host.fetch_add(len as u64 * 4, Ordering::Relaxed);
         self.tally.reads.fetch_add(1, Ordering::Relaxed);
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().read(block.place, offset, len))
     }
 
     /// Copies words on the device: source and its first word, then target and its first word.
     pub(crate) fn copy(&self, source: (&Block, usize), target: (&Block, usize), len: usize) {
         if len > 0 {
+            let _waiting = self.calls.within(&self.calls.open);
             settle(self.lock().copy((source.0.place, source.1), (target.0.place, target.1), len));
         }
     }
@@ -303,14 +376,26 @@ impl Runtime {
     /// Sets words to zero.
     pub(crate) fn zero(&self, block: &Block, offset: usize, len: usize) {
         if len > 0 {
+            let _waiting = self.calls.within(&self.calls.open);
             settle(self.lock().zero(block.place, offset, len));
         }
     }
 
     /// Waits for all that was started.
     pub(crate) fn finish(&self) {
+        let _waiting = self.calls.within(&self.calls.open);
         settle(self.lock().finish());
     }
+}
+
+/// The slab of an address.
+pub(crate) fn slab_of(address: u32) -> u32 {
+    address >> 30
+}
+
+/// The granule of an address in its slab.
+pub(crate) fn granule_of(address: u32) -> u32 {
+    address & 0x3fff_ffff
 }
 
 impl Block {

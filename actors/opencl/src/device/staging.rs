@@ -6,6 +6,7 @@ use std::num::NonZero;
 use ocl::core::{self, CommandQueue, Context, Event, MapFlags, Mem, MemFlags, MemMap};
 use stwo::core::fields::m31::BaseField;
 
+use super::release::Quiet;
 use crate::error::{Error, Result};
 
 /// Words of a buffer, and so of a transfer at most.
@@ -23,39 +24,63 @@ pub(super) struct Staging {
     next: usize,
 }
 
+/// Pinned host memory, mapped for as long as it lives.
 #[derive(Debug)]
-struct Half {
+pub(super) struct Pinned {
     /// Keeps the memory alive that `map` points into.
-    _memory: Mem,
+    _memory: Quiet<Mem>,
     map: MemMap<u32>,
-    /// The copy that still reads from here.
-    busy: Option<Event>,
+    len: usize,
 }
 
-impl Half {
-    fn new(context: &Context, queue: &CommandQueue) -> Result<Self> {
+#[derive(Debug)]
+struct Half {
+    memory: Pinned,
+    /// The copy that still reads from here.
+    busy: Option<Quiet<Event>>,
+}
+
+impl Pinned {
+    /// `len` words of undefined content.
+    pub(super) fn new(context: &Context, queue: &CommandQueue, len: usize) -> Result<Self> {
         let flags = MemFlags::READ_WRITE | MemFlags::ALLOC_HOST_PTR;
         // SAFETY: no host pointer is given, so the flags ask for nothing of ours.
         #[allow(unsafe_code, reason = "the driver's call is unsafe for host pointers; none is given")]
-        let memory = unsafe { core::create_buffer::<_, u32>(context, flags, STAGING_WORDS, None) }
+        let memory = unsafe { core::create_buffer::<_, u32>(context, flags, len, None) }
             .map_err(Error::call("create pinned buffer"))?;
+        let memory = Quiet::new(memory);
         // SAFETY: the call returns when the map is complete; the memory lives as long as the map, in the same value, and no
         // kernel is given this buffer.
         #[allow(unsafe_code, reason = "the map must not outlive the memory, which the compiler cannot see")]
         let map = unsafe {
             core::enqueue_map_buffer::<u32, _, _, _>(
                 queue,
-                &memory,
+                &*memory,
                 true,
                 MapFlags::READ | MapFlags::WRITE,
                 0,
-                STAGING_WORDS,
+                len,
                 None::<Event>,
                 None::<&mut Event>,
             )
         }
         .map_err(Error::call("map pinned buffer"))?;
-        Ok(Self { _memory: memory, map, busy: None })
+        Ok(Self { _memory: memory, map, len })
+    }
+
+    /// The words. Whoever has enqueued a copy from some of them leaves these alone until it is done.
+    pub(super) fn words(&mut self) -> &mut [u32] {
+        // SAFETY: the map is `len` words long and lives as long as `self`, which is borrowed.
+        #[allow(unsafe_code, reason = "the length of a map is not part of its type")]
+        unsafe {
+            self.map.as_slice_mut(self.len)
+        }
+    }
+}
+
+impl Half {
+    fn new(context: &Context, queue: &CommandQueue) -> Result<Self> {
+        Ok(Self { memory: Pinned::new(context, queue, STAGING_WORDS)?, busy: None })
     }
 }
 
@@ -76,16 +101,15 @@ impl Staging {
         let half = &mut self.halves[self.next];
         self.next = 1 - self.next;
         if let Some(event) = half.busy.take() {
-            core::wait_for_event(&event).map_err(Error::call("wait for copy"))?;
+            core::wait_for_event(&*event).map_err(Error::call("wait for copy"))?;
         }
-        // SAFETY: the map is `STAGING_WORDS` long, `len` is not more, and nothing reads or writes it now.
-        #[allow(unsafe_code, reason = "the length of a map is not part of its type")]
-        let words = unsafe { half.map.as_slice_mut(len.min(STAGING_WORDS)) };
+        // Nothing reads these words now.
+        let words = &mut half.memory.words()[..len.min(STAGING_WORDS)];
         fill(parts, start, words);
-        let mut event = Event::null();
+        let mut event = Quiet::new(Event::null());
         // SAFETY: the buffer is not touched before `event` has been waited for; the place was checked by the caller.
         #[allow(unsafe_code, reason = "the source must stay as it is until the copy is done")]
-        unsafe { core::enqueue_write_buffer(queue, slab, false, at, words, None::<Event>, Some(&mut event)) }
+        unsafe { core::enqueue_write_buffer(queue, slab, false, at, &*words, None::<Event>, Some(&mut *event)) }
             .map_err(Error::call("write"))?;
         half.busy = Some(event);
         core::flush(queue).map_err(Error::call("flush"))

@@ -1,4 +1,4 @@
-// Blake2s with 32-byte digests, the Merkle trees over it, and the search for a proof of work.
+// Blake2s with 32-byte digests, and the leaves and nodes of Merkle trees over it: functions, no kernels.
 
 #define BLAKE_G(a, b, c, d, x, y) \
     a = a + b + m[x]; \
@@ -20,7 +20,7 @@
     BLAKE_G(v2, v7, v8, v13, o, p); \
     BLAKE_G(v3, v4, v9, v14, q, r)
 
-static inline void blake_start(uint *h)
+INLINE void blake_start(uint *h)
 {
     h[0] = 0x6a09e667u ^ 0x01010020u;
     h[1] = 0xbb67ae85u;
@@ -33,7 +33,7 @@ static inline void blake_start(uint *h)
 }
 
 // `length`: bytes so far, this block included; messages are shorter than 2^32 bytes.
-static inline void blake_compress(uint *h, const uint *m, uint length, uint last)
+INLINE void blake_compress(uint *h, const uint *m, uint length, uint last)
 {
     uint v0 = h[0], v1 = h[1], v2 = h[2], v3 = h[3], v4 = h[4], v5 = h[5], v6 = h[6], v7 = h[7];
     uint v8 = 0x6a09e667u, v9 = 0xbb67ae85u, v10 = 0x3c6ef372u, v11 = 0xa54ff53au;
@@ -58,14 +58,14 @@ static inline void blake_compress(uint *h, const uint *m, uint length, uint last
     h[7] ^= v7 ^ v15;
 }
 
-static inline void blake_store(const uint *h, __global uint4 *out)
+INLINE void blake_store(const uint *h, __global uint4 *out)
 {
     out[0] = (uint4)(h[0], h[1], h[2], h[3]);
     out[1] = (uint4)(h[4], h[5], h[6], h[7]);
 }
 
 // Hash of row i of all columns, listed as (address, doublings to the longest) by growing length.
-static inline void merkle_leaf(SLABS, __global const uint *list, uint columns, uint i, uint *h)
+INLINE void merkle_leaf(SLABS, __global const uint *list, uint columns, uint i, uint *h)
 {
     uint m[16];
     blake_start(h);
@@ -86,18 +86,7 @@ static inline void merkle_leaf(SLABS, __global const uint *list, uint columns, u
     } while (done < columns);
 }
 
-__kernel void merkle_leaves(SLABS, uint table, uint columns, uint out, uint n)
-{
-    uint i = get_global_id(0);
-    if (i >= n) {
-        return;
-    }
-    uint h[8];
-    merkle_leaf(s0, s1, s2, s3, COLUMN(table), columns, i, h);
-    blake_store(h, QUAD(out) + 2 * (size_t)i);
-}
-
-static inline void blake_load(uint *m, __global const uint4 *in)
+INLINE void blake_load(uint *m, __global const uint4 *in)
 {
 #pragma unroll
     for (uint k = 0; k < 2; k++) {
@@ -110,7 +99,7 @@ static inline void blake_load(uint *m, __global const uint4 *in)
 }
 
 // Node i: hash of children 2i and 2i + 1.
-static inline void merkle_node(__global const uint4 *children, __global uint4 *out, uint i)
+INLINE void merkle_node(__global const uint4 *children, __global uint4 *out, uint i)
 {
     uint h[8];
     uint m[16];
@@ -121,67 +110,3 @@ static inline void merkle_node(__global const uint4 *children, __global uint4 *o
     blake_store(h, out + 2 * (size_t)i);
 }
 
-__kernel void merkle_layer(SLABS, uint children, uint out, uint n)
-{
-    uint i = get_global_id(0);
-    if (i >= n) {
-        return;
-    }
-    merkle_node(QUAD(children), QUAD(out), i);
-}
-
-// Three layers at once, n nodes in the last: an item reads back what it has just written itself, so no barrier is needed.
-__kernel void merkle_layers_3(SLABS, uint children, uint out1, uint out2, uint out3, uint n)
-{
-    uint i = get_global_id(0);
-    if (i >= n) {
-        return;
-    }
-    for (uint k = 0; k < 4; k++) {
-        merkle_node(QUAD(children), QUAD(out1), 4 * i + k);
-    }
-    for (uint k = 0; k < 2; k++) {
-        merkle_node(QUAD(out1), QUAD(out2), 2 * i + k);
-    }
-    merkle_node(QUAD(out2), QUAD(out3), i);
-}
-
-// Four columns to sixteen: row i of column (coordinate + 4 k) is row 4 i + k of the coordinate's column.
-__kernel void pack_leaves(SLABS, uint table, uint n)
-{
-    uint i = get_global_id(0);
-    uint c = get_global_id(1);
-    if (i >= n) {
-        return;
-    }
-    COLUMN(COLUMN(table)[4 + c])[i] = COLUMN(COLUMN(table)[c & 3])[4 * i + (c >> 2)];
-}
-
-// Searches nonces in the order (high word, 20-bit low word), from number `first` on, for one whose hash with the prefix
-// ends in `bits` zero bits; out[0] is lowered to the smallest offset found.
-__kernel void grind(SLABS, uint prefix, uint out, uint first_low, uint first_high, uint bits, uint n)
-{
-    uint i = get_global_id(0);
-    if (i >= n) {
-        return;
-    }
-    ulong number = (((ulong)first_high << 32) | first_low) + i;
-    uint h[8];
-    uint m[16];
-#pragma unroll
-    for (uint k = 0; k < 8; k++) {
-        m[k] = COLUMN(prefix)[k];
-    }
-    m[8] = (uint)number & 0xfffffu;
-    m[9] = (uint)(number >> 20);
-#pragma unroll
-    for (uint k = 10; k < 16; k++) {
-        m[k] = 0;
-    }
-    blake_start(h);
-    blake_compress(h, m, 40, 1);
-    uint mask = bits >= 32 ? 0xffffffffu : (1u << bits) - 1;
-    if ((h[0] & mask) == 0) {
-        atomic_min(COLUMN(out), i);
-    }
-}

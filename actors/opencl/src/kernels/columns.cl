@@ -36,6 +36,17 @@ __kernel void gather(SLABS, uint table, uint out, uint n)
     COLUMN(out)[i] = COLUMN(COLUMN(table)[2 * i])[COLUMN(table)[2 * i + 1]];
 }
 
+// Half i & 1 of hash number i / 2 of a list of (column, number of the hash in it), to quad `first` + i of `out`.
+__kernel void gather_hashes(SLABS, uint table, uint out, uint first, uint n)
+{
+    uint i = get_global_id(0);
+    if (i >= 2 * n) {
+        return;
+    }
+    __global const uint *place = COLUMN(table) + 2 * (i >> 1);
+    QUAD(out)[first + i] = QUAD(place[0])[2 * (size_t)place[1] + (i & 1)];
+}
+
 // Rows of 8 words (two field elements) to rows of 24: sum, difference, product, inverse of the first, product with the
 // second's first word, and as base elements: a+b, a-b, ab, 1/a.
 __kernel void field_test(SLABS, uint in, uint out, uint n)
@@ -56,16 +67,17 @@ __kernel void field_test(SLABS, uint in, uint out, uint n)
 
 // Transforms of 2 and 4 values, one column per item. `x`, `y` are the first point's coordinates (their inverses for the
 // inverse transform, which ends with a multiplication by `scale`; 0 means forward).
-__kernel void fft_tiny(SLABS, uint tables, uint columns, uint log_n, uint x, uint y, uint scale, uint source_len)
+__kernel void fft_tiny(SLABS, uint tables, uint targets_after, uint columns, uint log_n, uint x, uint y, uint scale, uint source_len)
 {
     uint column = get_global_id(0);
     if (column >= columns) {
         return;
     }
     __global const uint *source = COLUMN(COLUMN(tables)[column]);
-    __global uint *target = COLUMN(COLUMN(tables)[columns + column]);
+    __global uint *target = COLUMN(COLUMN(tables)[targets_after + column]);
     uint n = 1u << log_n;
     uint v[4];
+#pragma unroll
     for (uint k = 0; k < 4; k++) {
         v[k] = k < n && k < source_len ? source[k] : 0;
     }
@@ -97,7 +109,10 @@ __kernel void fft_tiny(SLABS, uint tables, uint columns, uint log_n, uint x, uin
             }
         }
     }
-    for (uint k = 0; k < n; k++) {
-        target[k] = v[k];
+#pragma unroll
+    for (uint k = 0; k < 4; k++) {
+        if (k < n) {
+            target[k] = v[k];
+        }
     }
 }

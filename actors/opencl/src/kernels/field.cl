@@ -6,27 +6,27 @@
 
 typedef uint4 qm31; // (a + b i) + (c + d i) u with i^2 = -1, u^2 = 2 + i
 
-static inline uint m31_add(uint a, uint b)
+INLINE uint m31_add(uint a, uint b)
 {
     uint sum = a + b;
     return min(sum, sum - P);
 }
 
-static inline uint m31_sub(uint a, uint b)
+INLINE uint m31_sub(uint a, uint b)
 {
     uint difference = a - b;
     return min(difference, difference + P);
 }
 
 // Any value below 2^63.
-static inline uint m31_reduce(ulong value)
+INLINE uint m31_reduce(ulong value)
 {
     value = (value & P) + (value >> 31);
     uint folded = (uint)(value & P) + (uint)(value >> 31);
     return min(folded, folded - P);
 }
 
-static inline uint m31_mul(uint a, uint b)
+INLINE uint m31_mul(uint a, uint b)
 {
     ulong product = (ulong)a * b;
     uint folded = ((uint)product & P) + (uint)(product >> 31);
@@ -34,14 +34,14 @@ static inline uint m31_mul(uint a, uint b)
 }
 
 // a times b, given twice b (b at most P): the upper word of the product is the upper part of a b.
-static inline uint m31_mul_twice(uint a, uint twice)
+INLINE uint m31_mul_twice(uint a, uint twice)
 {
     ulong product = (ulong)a * twice;
     uint folded = (uint)(product >> 32) + ((uint)product >> 1);
     return min(folded, folded - P);
 }
 
-static inline uint m31_square_times(uint a, uint count)
+INLINE uint m31_square_times(uint a, uint count)
 {
     for (uint k = 0; k < count; k++) {
         a = m31_mul(a, a);
@@ -50,7 +50,7 @@ static inline uint m31_square_times(uint a, uint count)
 }
 
 // a^(P - 2); zero for zero.
-static inline uint m31_inverse(uint a)
+INLINE uint m31_inverse(uint a)
 {
     uint b = m31_mul(m31_square_times(a, 2), a);                // 2^2 + 1
     uint c = m31_mul(m31_mul(b, b), b);                         // 2^4 - 1
@@ -64,47 +64,47 @@ static inline uint m31_inverse(uint a)
     return m31_mul(m31_square_times(h, 3), m31_mul(low, m31_mul(a, a)));
 }
 
-static inline uint2 cm31_mul(uint2 a, uint2 b)
+INLINE uint2 cm31_mul(uint2 a, uint2 b)
 {
     ulong re = (ulong)a.x * b.x + (P_SQUARED - (ulong)a.y * b.y);
     ulong im = (ulong)a.x * b.y + (ulong)a.y * b.x;
     return (uint2)(m31_reduce(re), m31_reduce(im));
 }
 
-static inline uint2 cm31_sub(uint2 a, uint2 b)
+INLINE uint2 cm31_sub(uint2 a, uint2 b)
 {
     return (uint2)(m31_sub(a.x, b.x), m31_sub(a.y, b.y));
 }
 
-static inline uint2 cm31_inverse(uint2 a)
+INLINE uint2 cm31_inverse(uint2 a)
 {
     uint norm = m31_inverse(m31_reduce((ulong)a.x * a.x + (ulong)a.y * a.y));
     return (uint2)(m31_mul(a.x, norm), m31_mul(m31_sub(0, a.y), norm));
 }
 
-static inline qm31 qm31_add(qm31 a, qm31 b)
+INLINE qm31 qm31_add(qm31 a, qm31 b)
 {
     qm31 sum = a + b;
     return min(sum, sum - P);
 }
 
-static inline qm31 qm31_sub(qm31 a, qm31 b)
+INLINE qm31 qm31_sub(qm31 a, qm31 b)
 {
     qm31 difference = a - b;
     return min(difference, difference + P);
 }
 
-static inline qm31 qm31_mul_m31(qm31 a, uint b)
+INLINE qm31 qm31_mul_m31(qm31 a, uint b)
 {
     return (qm31)(m31_mul(a.x, b), m31_mul(a.y, b), m31_mul(a.z, b), m31_mul(a.w, b));
 }
 
-static inline qm31 qm31_mul_cm31(qm31 a, uint2 b)
+INLINE qm31 qm31_mul_cm31(qm31 a, uint2 b)
 {
     return (qm31)(cm31_mul(a.xy, b), cm31_mul(a.zw, b));
 }
 
-static inline qm31 qm31_mul(qm31 a, qm31 b)
+INLINE qm31 qm31_mul(qm31 a, qm31 b)
 {
     uint2 low = cm31_mul(a.xy, b.xy);
     uint2 high = cm31_mul(a.zw, b.zw);
@@ -121,7 +121,7 @@ static inline qm31 qm31_mul(qm31 a, qm31 b)
     return (qm31)(m31_add(low.x, re_high), m31_add(low.y, im_high), m31_reduce(re), m31_reduce(im));
 }
 
-static inline qm31 qm31_inverse(qm31 a)
+INLINE qm31 qm31_inverse(qm31 a)
 {
     // (a0 + a1 u)^-1 = (a0 - a1 u) / (a0^2 - (2 + i) a1^2)
     uint2 low = cm31_mul(a.xy, a.xy);
@@ -132,14 +132,14 @@ static inline qm31 qm31_inverse(qm31 a)
     return (qm31)(cm31_mul(a.xy, inverse), cm31_mul(negative, inverse));
 }
 
-static inline uint2 point_add(uint2 a, uint2 b)
+INLINE uint2 point_add(uint2 a, uint2 b)
 {
     return cm31_mul(a, b);
 }
 
 // Point number `row` of a circle domain of 2^log_n points in bit-reversed order. `table` holds (x, y) of the first
 // point of the half coset, then of its step times 2^(log_n - 2 - k) for bit k of the row's upper part.
-static inline uint2 domain_point(__global const uint *table, uint row, uint log_n)
+INLINE uint2 domain_point(__global const uint *table, uint row, uint log_n)
 {
     uint2 point = (uint2)(table[0], table[1]);
     uint upper = row >> 1;

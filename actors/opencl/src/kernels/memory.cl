@@ -1,11 +1,15 @@
 // Addresses. Device memory is up to four slabs; a block's address holds the slab in the upper two bits and its first
 // granule of 16 words in the lower thirty. Every kernel takes the slabs first, then scalars only.
 
+// Functions that take an item's values by pointer must become part of the kernel: what a call is handed a pointer to lies in
+// memory, and LLVM's compilers for GPUs do call functions of this size.
+#define INLINE static inline __attribute__((always_inline))
+
 #define SLABS __global uint *s0, __global uint *s1, __global uint *s2, __global uint *s3
 #define COLUMN(address) column_at(s0, s1, s2, s3, address)
 #define QUAD(address) ((__global uint4 *)column_at(s0, s1, s2, s3, address))
 
-static inline __global uint *column_at(SLABS, uint address)
+INLINE __global uint *column_at(SLABS, uint address)
 {
     uint slab = address >> 30;
     __global uint *base = slab == 0 ? s0 : slab == 1 ? s1 : slab == 2 ? s2 : s3;
@@ -13,7 +17,7 @@ static inline __global uint *column_at(SLABS, uint address)
 }
 
 // Reverses the lower `bits` bits of `value`; `bits` is at least 1.
-static inline uint reverse_bits(uint value, uint bits)
+INLINE uint reverse_bits(uint value, uint bits)
 {
     value = ((value >> 1) & 0x55555555u) | ((value & 0x55555555u) << 1);
     value = ((value >> 2) & 0x33333333u) | ((value & 0x33333333u) << 2);
@@ -24,7 +28,7 @@ static inline uint reverse_bits(uint value, uint bits)
 }
 
 // Row of a column shorter by `ratio` doublings that stands for row `row` of the long one.
-static inline uint lifted(uint row, uint ratio)
+INLINE uint lifted(uint row, uint ratio)
 {
     return ((row >> (ratio + 1)) << 1) + (row & 1);
 }

@@ -1,7 +1,7 @@
 // Poseidon2 over P: width 16, x^5, 8 full and 14 partial rounds; see src/air/poseidon2.
 
 // circ(2 M, M, M, M) with M = circ(2, 3, 1, 1). Values are below P before and after.
-static inline void poseidon2_external(uint *s)
+INLINE void poseidon2_external(uint *s)
 {
     ulong x[16];
 #pragma unroll
@@ -23,7 +23,7 @@ static inline void poseidon2_external(uint *s)
 }
 
 // 1 + diag(-2, 1, 2, 4, ...).
-static inline void poseidon2_internal(uint *s)
+INLINE void poseidon2_internal(uint *s)
 {
     ulong sum = 0;
 #pragma unroll
@@ -96,7 +96,7 @@ __kernel void row_numbers(SLABS, uint out, uint n)
 }
 
 // Row in which a column in committed order holds place `place` of the coset; log_n is at least 1.
-static inline uint coset_row(uint place, uint log_n)
+INLINE uint coset_row(uint place, uint log_n)
 {
     uint index = place & 1 ? (1u << log_n) - (place + 1) / 2 : place / 2;
     return reverse_bits(index, log_n);

@@ -9,11 +9,25 @@ __kernel void numerators(SLABS, uint table, uint factors, uint columns, uint out
     if (i >= n) {
         return;
     }
+    __global const uint *list = COLUMN(table);
+    __global const uint4 *factor = QUAD(factors);
     ulong4 sum = (ulong4)(0);
-    for (uint c = 0; c < columns; c++) {
-        ulong value = COLUMN(COLUMN(table)[c])[i];
-        ulong4 product = convert_ulong4(QUAD(factors)[c]) * value;
-        sum += (product & (ulong)P) + (product >> 31);
+    uint c = 0;
+    // Four products and a folded sum are below 2^64, see constraints/emit.rs.
+    for (; c + 4 <= columns; c += 4) {
+        ulong value0 = COLUMN(list[c])[i];
+        ulong value1 = COLUMN(list[c + 1])[i];
+        ulong value2 = COLUMN(list[c + 2])[i];
+        ulong value3 = COLUMN(list[c + 3])[i];
+        sum += convert_ulong4(factor[c]) * value0;
+        sum += convert_ulong4(factor[c + 1]) * value1;
+        sum += convert_ulong4(factor[c + 2]) * value2;
+        sum += convert_ulong4(factor[c + 3]) * value3;
+        sum = (sum & (ulong)P) + (sum >> 31);
+    }
+    for (; c < columns; c++) {
+        sum += convert_ulong4(factor[c]) * (ulong)COLUMN(list[c])[i];
+        sum = (sum & (ulong)P) + (sum >> 31);
     }
     qm31 total = (qm31)(m31_reduce(sum.x), m31_reduce(sum.y), m31_reduce(sum.z), m31_reduce(sum.w));
     total = qm31_sub(total, (qm31)(b0, b1, b2, b3));

@@ -40,22 +40,63 @@ __kernel void barycentric_weights(SLABS, uint table, uint domain, uint out, uint
     QUAD(out)[i] = qm31_mul(QUAD(table)[2 + (i & 1)], qm31_mul(x, qm31_inverse(y)));
 }
 
-// Partial inner products: item t of column c sums the rows t, t + items, ...
-__kernel void dot_columns(SLABS, uint table, uint weights, uint out, uint n, uint items)
+// Adds the products of a weight with one row of four columns.
+#define DOT_STEP(row) \
+    do { \
+        ulong4 weight = convert_ulong4(QUAD(weights)[row]); \
+        sum0 += weight * (ulong)column0[row]; \
+        sum1 += weight * (ulong)column1[row]; \
+        sum2 += weight * (ulong)column2[row]; \
+        sum3 += weight * (ulong)column3[row]; \
+    } while (0)
+
+#define DOT_FOLD(sum) sum = (sum & (ulong)P) + (sum >> 31)
+
+#define DOT_STORE(sum, number) \
+    if (c + number < columns) { \
+        QUAD(out)[(size_t)(c + number) * items + t] = \
+            (uint4)(m31_reduce(sum.x), m31_reduce(sum.y), m31_reduce(sum.z), m31_reduce(sum.w)); \
+    }
+
+// Partial inner products of four columns, which share the weights: item t sums the rows t, t + items, ... of which there are
+// the same number for each.
+__kernel void dot_columns(SLABS, uint table, uint weights, uint out, uint n, uint items, uint columns)
 {
     uint t = get_global_id(0);
-    uint c = get_global_id(1);
+    uint c = 4 * get_global_id(1);
     if (t >= items) {
         return;
     }
-    __global const uint *column = COLUMN(COLUMN(table)[c]);
-    ulong4 sum = (ulong4)(0);
-    for (uint i = t; i < n; i += items) {
-        ulong4 product = convert_ulong4(QUAD(weights)[i]) * (ulong)column[i];
-        sum += (product & (ulong)P) + (product >> 31);
+    __global const uint *list = COLUMN(table);
+    uint last = columns - 1;
+    __global const uint *column0 = COLUMN(list[c]);
+    __global const uint *column1 = COLUMN(list[min(c + 1, last)]);
+    __global const uint *column2 = COLUMN(list[min(c + 2, last)]);
+    __global const uint *column3 = COLUMN(list[min(c + 3, last)]);
+    ulong4 sum0 = (ulong4)(0), sum1 = (ulong4)(0), sum2 = (ulong4)(0), sum3 = (ulong4)(0);
+    uint i = t;
+    // Four products and a folded sum are below 2^64, see constraints/emit.rs. n is below 2^31.
+    for (; i + 3 * items < n; i += 4 * items) {
+        DOT_STEP(i);
+        DOT_STEP(i + items);
+        DOT_STEP(i + 2 * items);
+        DOT_STEP(i + 3 * items);
+        DOT_FOLD(sum0);
+        DOT_FOLD(sum1);
+        DOT_FOLD(sum2);
+        DOT_FOLD(sum3);
     }
-    QUAD(out)[(size_t)c * items + t] =
-        (uint4)(m31_reduce(sum.x), m31_reduce(sum.y), m31_reduce(sum.z), m31_reduce(sum.w));
+    for (; i < n; i += items) {
+        DOT_STEP(i);
+        DOT_FOLD(sum0);
+        DOT_FOLD(sum1);
+        DOT_FOLD(sum2);
+        DOT_FOLD(sum3);
+    }
+    DOT_STORE(sum0, 0)
+    DOT_STORE(sum1, 1)
+    DOT_STORE(sum2, 2)
+    DOT_STORE(sum3, 3)
 }
 
 // out[i] = sum of `group` neighbours.

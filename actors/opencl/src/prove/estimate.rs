@@ -3,7 +3,8 @@
 
 use stwo::core::pcs::PcsConfig;
 
-use crate::backend::PARTS_MAX;
+use crate::backend::parts;
+use crate::device::GRANULE_WORDS;
 
 /// What determines the size of a proof of one component.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,10 @@ pub struct Shape {
 const BASE: u64 = 4;
 const SECURE: u64 = 16;
 const HASH: u64 = 32;
+/// Columns of the composition polynomial's halves.
+const COMPOSITION_COLUMNS: usize = 8;
+/// Unit in which device memory is handed out, in bytes.
+const GRANULE_BYTES: u64 = GRANULE_WORDS * BASE;
 /// Room for tables, the cut of blocks, and the two layers that a fold holds.
 const MARGIN_PER_CENT: u64 = 5;
 
@@ -40,7 +45,13 @@ pub fn device_bytes(shape: Shape, config: PcsConfig) -> u64 {
     // Weights of two points, numerators of two points, the quotients, their layers and trees (a geometric sum each).
     let opening = 2 * SECURE * rows.max(degree / 2) + 4 * SECURE * lifted + 2 * SECURE * lifted + 4 * HASH * lifted;
     // Partial inner products of all columns, and what a step joins them to.
-    let partial = columns * SECURE * rows.min(PARTS_MAX as u64);
+    let widest = shape.columns.max(COMPOSITION_COLUMNS);
+    let partial = widest as u64 * SECURE * parts(widest, 1 << shape.log_rows) as u64;
     let most = trace + twiddles + composition + extended.max(opening + partial + partial / 16);
-    most + most * MARGIN_PER_CENT / 100 + (64 << 10) + columns * 256
+    whole_granules(most + most * MARGIN_PER_CENT / 100 + (64 << 10) + columns * 256)
+}
+
+/// What memory is handed out in: a limit of just the estimated bytes, cut to whole words, still holds the job.
+pub(crate) fn whole_granules(bytes: u64) -> u64 {
+    bytes.checked_next_multiple_of(GRANULE_BYTES).unwrap_or(u64::MAX)
 }

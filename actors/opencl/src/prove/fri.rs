@@ -17,11 +17,10 @@ use stwo::prover::poly::BitReversedOrder;
 use stwo::prover::poly::circle::SecureEvaluation;
 use stwo::prover::poly::twiddles::TwiddleTree;
 use stwo::prover::secure_column::SecureColumnByCoords;
-use stwo::prover::vcs_lifted::ops::PackLeavesOps;
 
 use super::mix_root;
-use super::opening::{Openings, Slot, Tree, TreeOpening, secure_values};
-use crate::backend::{OclBackend, OclColumn, fold_into, gather, tree_of};
+use super::opening::{Fetched, Openings, Slot, Tree, TreeOpening, secure_values};
+use crate::backend::{OclBackend, OclColumn, fold_into, gather, packed_tree_of, tree_of};
 use crate::error::{Error, Result};
 use crate::field::from_words;
 
@@ -62,8 +61,7 @@ fn commit_tree(values: &SecureColumnByCoords<OclBackend>, fold_step: u32) -> Tre
     if log_rows_per_leaf(log_size, fold_step) == 0 {
         return tree_of(&columns, log_size);
     }
-    let packed = OclBackend::pack_leaves_input(&columns);
-    tree_of(&packed.each_ref(), log_size - LOG_PACKED_LEAF_SIZE)
+    packed_tree_of(&columns)
 }
 
 impl Layer {
@@ -157,12 +155,12 @@ fn last_polynomial(config: FriConfig, line: &LineEvaluation<OclBackend>) -> Resu
 }
 
 impl FriOpening {
-    /// The FRI part of the proof, from the gathered words and the layers it was noted for.
-    pub(super) fn resolve(self, words: &[u32], layers: FriLayers) -> FriProof<Blake2sMerkleHasher> {
+    /// The FRI part of the proof, from what was fetched and the layers it was noted for.
+    pub(super) fn resolve(self, found: &Fetched, layers: FriLayers) -> FriProof<Blake2sMerkleHasher> {
         let proof = |layer: LayerOpening| {
-            let tree = layer.tree.resolve(words);
+            let tree = layer.tree.resolve(found);
             FriLayerProof {
-                fri_witness: secure_values(words, &layer.witness),
+                fri_witness: secure_values(found, &layer.witness),
                 decommitment: tree.decommitment,
                 commitment: tree.root,
             }

@@ -174,8 +174,8 @@ fn open(
             })
             .collect();
         let fri = layers.open(&queries, &mut openings);
-        let words = openings.fetch();
-        (trees.into_iter().map(|tree| tree.resolve(&words)).collect::<Vec<_>>(), fri.resolve(&words, layers))
+        let found = openings.fetch();
+        (trees.into_iter().map(|tree| tree.resolve(&found)).collect::<Vec<_>>(), fri.resolve(&found, layers))
     });
     let (trees, fri_proof) = opened;
     let mut proof = CommitmentSchemeProof {

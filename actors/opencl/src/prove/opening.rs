@@ -9,19 +9,27 @@ use stwo::core::vcs_lifted::verifier::MerkleDecommitmentLifted;
 use stwo::prover::secure_column::SecureColumnByCoords;
 use stwo::prover::vcs_lifted::prover::MerkleProverLifted;
 
-use crate::backend::{OclBackend, OclColumn, gather};
+use crate::backend::{OclBackend, OclColumn, gather_all};
 use crate::field::Word;
 
 /// A tree in device memory.
 pub(super) type Tree = MerkleProverLifted<OclBackend, Blake2sMerkleHasher>;
 
-/// Number of the first word of an opened value among the gathered ones.
+/// Number of the first word of an opened value among the gathered words, or of a hash among the gathered hashes.
 pub(super) type Slot = usize;
 
-/// Places noted so far.
+/// Places noted so far: column address and number in the column.
 #[derive(Debug, Default)]
 pub(super) struct Openings {
-    places: Vec<(u32, u32)>,
+    words: Vec<(u32, u32)>,
+    hashes: Vec<(u32, u32)>,
+}
+
+/// What was found there.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    words: Vec<u32>,
+    hashes: Vec<Blake2sHash>,
 }
 
 /// What of a tree will be opened.
@@ -40,24 +48,30 @@ pub(super) struct OpenedTree {
     pub(super) values: Vec<Vec<BaseField>>,
 }
 
-/// The value whose words begin at `slot`.
-pub(super) fn value<T: Word>(words: &[u32], slot: Slot) -> T {
-    T::get(&words[slot..slot + T::WIDTH])
+impl Fetched {
+    /// The value whose words begin at `slot`.
+    fn value<T: Word>(&self, slot: Slot) -> T {
+        T::get(&self.words[slot..slot + T::WIDTH])
+    }
 }
 
 impl Openings {
     /// Notes one element of a column.
-    pub(super) fn element<T: Word>(&mut self, column: &OclColumn<T>, index: usize) -> Slot {
-        let slot = self.places.len();
-        let first = index * T::WIDTH;
-        self.places.extend((first..first + T::WIDTH).map(|word| (column.address(), word as u32)));
-        slot
+    fn element(&mut self, column: &OclColumn<BaseField>, index: usize) -> Slot {
+        self.words.push((column.address(), index as u32));
+        self.words.len() - 1
+    }
+
+    /// Notes one hash of a layer.
+    fn hash(&mut self, layer: &OclColumn<Blake2sHash>, index: usize) -> Slot {
+        self.hashes.push((layer.address(), index as u32));
+        self.hashes.len() - 1
     }
 
     /// Notes one element given by coordinates.
     pub(super) fn secure(&mut self, column: &SecureColumnByCoords<OclBackend>, index: usize) -> Slot {
-        let slot = self.places.len();
-        self.places.extend(column.columns.iter().map(|coordinate| (coordinate.address(), index as u32)));
+        let slot = self.words.len();
+        self.words.extend(column.columns.iter().map(|coordinate| (coordinate.address(), index as u32)));
         slot
     }
 
@@ -65,7 +79,7 @@ impl Openings {
     /// root and cannot be derived. Positions are in the largest layer, ascending.
     pub(super) fn tree(&mut self, tree: &Tree, positions: &[usize], columns: &[&OclColumn<BaseField>]) -> TreeOpening {
         let log_leaves = tree.layers.len() - 1;
-        let root = self.element(&tree.layers[0], 0);
+        let root = self.hash(&tree.layers[0], 0);
         let values = columns
             .iter()
             .map(|column| {
@@ -81,7 +95,7 @@ impl Openings {
             let mut parents = Vec::with_capacity(queried.len());
             for pair in queried.chunk_by(|a, b| a ^ 1 == *b) {
                 if let [only] = pair {
-                    witness.push(self.element(layer, only ^ 1));
+                    witness.push(self.hash(layer, only ^ 1));
                 }
                 parents.push(pair[0] >> 1);
             }
@@ -91,25 +105,26 @@ impl Openings {
     }
 
     /// Reads all noted places.
-    pub(super) fn fetch(self) -> Vec<u32> {
-        gather(&self.places)
+    pub(super) fn fetch(self) -> Fetched {
+        let (words, hashes) = gather_all(&self.words, &self.hashes);
+        Fetched { words, hashes }
     }
 }
 
 impl TreeOpening {
-    /// The opened parts, from the gathered words.
-    pub(super) fn resolve(self, words: &[u32]) -> OpenedTree {
+    /// The opened parts, from what was fetched.
+    pub(super) fn resolve(self, found: &Fetched) -> OpenedTree {
         OpenedTree {
-            root: value(words, self.root),
+            root: found.hashes[self.root],
             decommitment: MerkleDecommitmentLifted {
-                hash_witness: self.witness.iter().map(|slot| value(words, *slot)).collect(),
+                hash_witness: self.witness.iter().map(|slot| found.hashes[*slot]).collect(),
             },
-            values: self.values.iter().map(|column| column.iter().map(|slot| value(words, *slot)).collect()).collect(),
+            values: self.values.iter().map(|column| column.iter().map(|slot| found.value(*slot)).collect()).collect(),
         }
     }
 }
 
 /// Secure values at slots.
-pub(super) fn secure_values(words: &[u32], slots: &[Slot]) -> Vec<SecureField> {
-    slots.iter().map(|slot| value(words, *slot)).collect()
+pub(super) fn secure_values(found: &Fetched, slots: &[Slot]) -> Vec<SecureField> {
+    slots.iter().map(|slot| found.value(*slot)).collect()
 }

@@ -1,6 +1,6 @@
 //! Trees, sums, quotients, folds and the proof of work against stwo's own backends.
 
-use crate::backend::tree_of;
+use crate::backend::{packed_tree_of, tree_of};
 use crate::{OclBackend, OclColumn};
 use stwo::core::channel::{Blake2sChannel, Channel};
 use stwo::core::circle::{CirclePoint, SECURE_FIELD_CIRCLE_GEN};
@@ -24,6 +24,10 @@ use stwo::prover::vcs_lifted::prover::MerkleProverLifted;
 
 use super::values::{base_values, rng, secure_columns, secure_value, to_device, to_host};
 use super::{Context, Size};
+
+/// A transcript whose first nonce of this many bits is number 2^20 or later in the order of the search: one in 55 is.
+const LATE_ROUND: u64 = 9;
+const LATE_BITS: u32 = 18;
 
 type CpuTree = MerkleProverLifted<CpuBackend, Blake2sMerkleHasher>;
 type OclTree = MerkleProverLifted<OclBackend, Blake2sMerkleHasher>;
@@ -67,6 +71,17 @@ pub(super) fn trees_are_stwos(on: &Context) {
     let expected = CpuBackend::pack_leaves_input(&values.columns.each_ref());
     let packed = OclBackend::pack_leaves_input(&to_device(&values).columns.each_ref());
     assert_eq!(packed.map(|column| column.to_cpu()), expected);
+    for log in [3, 6, 12, 14].into_iter().filter(|log| on.wants(*log)) {
+        let columns = to_device(&secure_columns(&mut rng, 1 << log));
+        let columns = columns.columns.each_ref();
+        let expected = OclTree::commit(OclBackend::pack_leaves_input(&columns).iter().collect(), log - 2, 0);
+        for tiles in [false, true] {
+            on.runtime.set_tiles(tiles);
+            let tree = packed_tree_of(&columns);
+            let same = tree.layers.iter().zip(&expected.layers).all(|(a, b)| a.to_cpu() == b.to_cpu());
+            assert!(same && tree.layers.len() == expected.layers.len(), "four rows per leaf of 2^{log} rows");
+        }
+    }
 }
 
 pub(super) fn sums_are_stwos(_: &Context) {
@@ -170,4 +185,20 @@ pub(super) fn the_proof_of_work_is_that_of_simd(on: &Context) {
             assert_eq!(nonce, SimdBackend::grind(&channel, bits), "{bits} bits");
         }
     }
+    if on.size == Size::Tiny {
+        return;
+    }
+    // The search counts in the low 20 bits, then in the upper word: both sides of the step, and well behind it.
+    let rounds: &[(u64, u32)] =
+        if on.large() { &[(LATE_ROUND, LATE_BITS), (1, 22), (2, 22), (3, 22)] } else { &[(LATE_ROUND, LATE_BITS)] };
+    let mut late = 0;
+    for (round, bits) in rounds {
+        let mut channel = Blake2sChannel::default();
+        channel.mix_u64(*round);
+        let nonce = OclBackend::grind(&channel, *bits);
+        assert!(channel.verify_pow_nonce(*bits, nonce));
+        assert_eq!(nonce, SimdBackend::grind(&channel, *bits), "{bits} bits, round {round}");
+        late += u32::from(nonce >> 32 > 0);
+    }
+    assert!(late > 0, "no nonce lies behind the first 2^20");
 }

@@ -13,14 +13,34 @@ pub(super) fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-/// Random values, the first few from the edges.
+/// Where arithmetic goes wrong first.
+const EDGES: [u32; 6] = [0, P - 1, 1, P - 2, P / 2, 1 << 30];
+
+/// Random values; the first are all edges, in an order of their own each time, so that columns of any length have them and
+/// different ones meet, and of the others one in sixteen is an edge.
 pub(super) fn base_values(rng: &mut StdRng, len: usize) -> Vec<BaseField> {
-    let edges = [0, P - 1, 1, P / 2, 1 << 30];
-    (0..len)
-        .map(|i| {
-            BaseField::from_u32_unchecked(if i < edges.len() && i % 2 == 0 { edges[i] } else { rng.random_range(0..P) })
-        })
-        .collect()
+    let turn = rng.random_range(0..EDGES.len());
+    let mut value = |i: usize| {
+        let edge = if i < EDGES.len() {
+            Some(i + turn)
+        } else {
+            rng.random_bool(1.0 / 16.0).then(|| rng.random_range(0..EDGES.len()))
+        };
+        edge.map_or_else(|| rng.random_range(0..P), |edge| EDGES[edge % EDGES.len()])
+    };
+    (0..len).map(|i| BaseField::from_u32_unchecked(value(i))).collect()
+}
+
+#[cfg(test)]
+#[test]
+fn every_edge_is_among_the_values() {
+    for seed in 0..20 {
+        let values = base_values(&mut rng(seed), 6);
+        assert!(EDGES.iter().all(|edge| values.iter().any(|value| value.0 == *edge)), "{values:?}");
+        let long = base_values(&mut rng(seed), 4096);
+        assert!(EDGES.iter().all(|edge| long[6..].iter().any(|value| value.0 == *edge)));
+        assert!(long.iter().filter(|value| EDGES.contains(&value.0)).count() < 1024, "mostly random");
+    }
 }
 
 pub(super) fn secure_value(rng: &mut StdRng) -> SecureField {

@@ -42,7 +42,29 @@ const BENCH: &[&str] = &[
 ];
 
 pub(crate) fn bench(cache: &Path, backend: &str, more: &[&str]) -> Output {
-    gpu(cache, &[BENCH, &["--backend", backend], more].concat(), &[])
+    bench_with(cache, backend, more, &[])
+}
+
+pub(crate) fn bench_with(cache: &Path, backend: &str, more: &[&str], env: &[(&str, &str)]) -> Output {
+    gpu(cache, &[BENCH, &["--backend", backend], more].concat(), env)
+}
+
+#[test]
+fn rounds_are_chosen_and_bounded_and_security_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let simd =
+        |more: &[&str]| serde_json::from_str::<Value>(&stdout(&bench(folder.path(), "simd", more))).expect("JSON");
+    let (default, plain) = (simd(&[]), simd(&["--fold-step", "1", "--last-layer", "0"]));
+    assert_eq!((&default["fri"], &plain["fri"]), (&serde_json::json!([4, 2]), &serde_json::json!([1, 0])));
+    assert_eq!(default["security_bits"], plain["security_bits"]);
+    assert_ne!(default["proof_sha256"], plain["proof_sha256"]);
+    for phase in ["trace", "commit", "constraints", "out-of-domain", "quotients", "fri", "proof-of-work", "decommit"] {
+        assert!(default["phases_ms"][phase].as_f64() > Some(0.0), "{phase}: {default}");
+    }
+    for (words, field) in [(["--fold-step", "7"], "fold-step: 7"), (["--last-layer", "3"], "last-layer: 3")] {
+        let message = refusal(&bench(folder.path(), "simd", &words));
+        assert!(message.contains(field) && message.contains("2^6 rows"), "{message}");
+    }
 }
 
 const POSEIDON2: &[&str] =

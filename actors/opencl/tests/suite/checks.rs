@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use opencl::device::{Choice, Options, Runtime, open};
-use opencl::self_test::{CHECKS, Size, When, run_check};
+use opencl::self_test::{CHECKS, Size, When, ensure, run_check};
 
 /// The device of this test process.
 fn device() -> &'static Runtime {
@@ -17,6 +17,20 @@ fn check(name: &str) {
     if let Err(error) = run_check(device(), check, Size::Small) {
         panic!("{error}");
     }
+}
+
+/// What runs before a driver is used starts every kernel of the library, or fails and names the others.
+#[test]
+fn the_first_checks_start_every_kernel() {
+    let runtime = device();
+    assert!(ensure(runtime, None).expect("passed"), "without a folder nothing is known to have passed");
+    let kernels = runtime.library_kernels();
+    assert!(kernels.len() >= 40, "{kernels:?}");
+    assert!(kernels.iter().all(|kernel| runtime.starts(kernel) > 0));
+    // Kernels of constraints are compared when they are built, without a check of their own.
+    let folder = tempfile::tempdir().expect("a folder");
+    assert!(ensure(runtime, Some(folder.path())).expect("passed"));
+    assert!(!ensure(runtime, Some(folder.path())).expect("known"), "a driver that has passed is not asked again");
 }
 
 macro_rules! tests {

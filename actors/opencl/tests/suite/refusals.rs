@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::binary::{SELF_TEST, bench, gpu, refusal, stdout};
+use crate::binary::{SELF_TEST, bench, bench_with, gpu, refusal, stdout};
 
 #[test]
 fn without_a_loader_the_binary_says_which_library_is_missing() {
@@ -74,6 +74,21 @@ fn a_driver_that_cannot_build_a_kernel_is_a_clear_message() {
     assert!(message.contains("constraints stay on the host"), "the reason is logged: {message}");
     // Without strict mode the proof is made all the same.
     stdout(&gpu(folder.path(), &["self-test", "--allow-cpu", "--only", "a_changed_proof_is_refused"], &constraints));
+}
+
+#[test]
+fn a_driver_without_the_kernels_of_local_memory_does_without() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Breaks the program that needs local memory, and no other.
+    let local = [("POCL_EXTRA_BUILD_FLAGS", "-Dfft_forward_tile=1")];
+    let words = ["self-test", "--allow-cpu", "--only", "arithmetic,transforms_are,trees,small_proofs"];
+    let output = gpu(folder.path(), &words, &local);
+    let text = stdout(&output);
+    assert!(text.contains("passed  small_proofs_are_the_simd_proofs"), "{text}");
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert!(messages.contains("transforms stay in registers"), "{messages}");
+    // The whole first self-test asks for the kernels that there are.
+    stdout(&bench_with(folder.path(), "opencl", &["--allow-cpu"], &local));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the end of a proof on a device means: a fault of the job, which the processor would share, or one of the device.
 
+use crate::error::DeviceFault;
 use crate::worker::JobError;
 
 /// Kinds of reasons for making a proof on the processor after all; few, because they are labels of a metric.
@@ -41,8 +42,8 @@ impl Reason {
             JobError::Start { .. } => Some(Self::Start),
             JobError::Crashed { .. } | JobError::OutOfMemory { .. } | JobError::CpuLimit => Some(Self::Died),
             JobError::Hung { .. } => Some(Self::Hung),
-            JobError::Memory { .. } | JobError::DeviceMemory { .. } => Some(Self::Memory),
-            JobError::Device { .. } => Some(Self::Device),
+            JobError::Memory { .. } | JobError::Device(DeviceFault::TooLarge { .. }) => Some(Self::Memory),
+            JobError::Device(DeviceFault::Failed { .. }) => Some(Self::Device),
             JobError::Protocol { .. } => Some(Self::Protocol),
             JobError::Input(_)
             | JobError::Failed { .. }
@@ -91,7 +92,9 @@ mod tests {
         let killed = JobError::OutOfMemory { status: detail(), detail: detail() };
         assert_eq!(Reason::of(&killed), Some(Reason::Died));
         assert_eq!(Reason::of(&JobError::Memory { needed: 2, limit: 1 }), Some(Reason::Memory));
-        assert_eq!(Reason::of(&JobError::DeviceMemory { detail: detail() }), Some(Reason::Memory));
+        let too_large = JobError::Device(DeviceFault::TooLarge { detail: detail() });
+        assert_eq!(Reason::of(&too_large), Some(Reason::Memory));
+        assert_eq!(Reason::of(&JobError::Device(DeviceFault::failed(""))), Some(Reason::Device));
         assert!(!Reason::Memory.counts(true) && Reason::Start.counts(false));
         assert!(Reason::Died.counts(true) && !Reason::Died.counts(false));
     }

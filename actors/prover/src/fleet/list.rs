@@ -43,11 +43,19 @@ pub struct Listed {
     pub driver: String,
     /// Memory, in bytes.
     pub memory_bytes: u64,
+    /// Tells it from another device that gets its number; empty where the listing does not say it.
+    #[serde(default)]
+    pub identity: String,
     /// Why it cannot be used; empty if it can.
     pub refusal: String,
 }
 
 impl Listed {
+    /// What `proofmesh-gpu --device` is told so that it opens this device or none.
+    pub(super) fn wanted(&self) -> String {
+        if self.identity.is_empty() { self.index.to_string() } else { format!("{}@{}", self.index, self.identity) }
+    }
+
     /// Whether a pin or an exclusion of the configuration means this device: its number, or a part of its name.
     pub fn is_meant_by(&self, pattern: &str) -> bool {
         let pattern = pattern.trim();
@@ -56,6 +64,48 @@ impl Listed {
             Err(_) => !pattern.is_empty() && self.name.to_lowercase().contains(&pattern.to_lowercase()),
         }
     }
+}
+
+/// A setting that names no device of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmatched {
+    /// The setting: `prover.devices` or `prover.exclude`.
+    pub field: String,
+    /// What it says.
+    pub value: String,
+    /// What there is: number and name of each device.
+    pub found: Vec<String>,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl std::fmt::Display for Unmatched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { field, value, found, remedy } = self;
+        let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+        write!(f, "{field} names {value:?}, which no device of this machine is; there are: {found}. Remedy: {remedy}")
+    }
+}
+
+/// Names in the settings that fit no device.
+pub fn unmatched(devices: &[String], exclude: &[String], listing: &[Listed]) -> Vec<Unmatched> {
+    let found: Vec<String> = listing.iter().map(|device| format!("{} {}", device.index, device.name)).collect();
+    let settings = [
+        (
+            "prover.devices",
+            devices,
+            "plug the device in, or name one that is there by its number or a part of its name",
+        ),
+        ("prover.exclude", exclude, "name the device by its number or a part of its name, or take the entry out"),
+    ];
+    let mut all = Vec::new();
+    for (field, values, remedy) in settings {
+        for value in values.iter().filter(|value| !listing.iter().any(|device| device.is_meant_by(value))) {
+            let (field, value, remedy) = (field.into(), value.clone(), remedy.into());
+            all.push(Unmatched { field, value, found: found.clone(), remedy });
+        }
+    }
+    all
 }
 
 #[derive(Deserialize)]
@@ -72,6 +122,14 @@ pub enum AskError {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// What drivers write has no place.
+    #[error("{path} is not writable: {detail}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        detail: String,
+    },
     /// The system could not start it.
     #[error("{path} cannot be started: {detail}")]
     Start {
@@ -81,9 +139,7 @@ pub enum AskError {
         detail: String,
     },
     /// The OpenCL loader, or another library, is missing.
-    #[error(
-        "no OpenCL loader: {detail}. Remedy: install it (Debian: ocl-icd-libopencl1) and a driver, then start again"
-    )]
+    #[error("no OpenCL loader: {detail}. Remedy: install it (Debian: ocl-icd-libopencl1) and a driver")]
     NoLoader {
         /// What the dynamic loader said.
         detail: String,
@@ -178,8 +234,15 @@ pub async fn listing(binary: &Path, variables: &[(OsString, OsString)]) -> Resul
 
 /// All devices of this machine.
 pub(super) async fn devices(binary: &Path, cache: &Path) -> Result<Vec<Listed>, AskError> {
-    let answer = listing(binary, &environment(cache)).await?;
-    let listing: Listing = serde_json::from_str(&answer).map_err(|e| AskError::Odd { detail: e.to_string() })?;
+    parse(&listing(binary, &environment(cache)).await?)
+}
+
+/// The devices of an answer of [`listing`].
+///
+/// # Errors
+/// [`AskError::Odd`].
+pub fn parse(answer: &str) -> Result<Vec<Listed>, AskError> {
+    let listing: Listing = serde_json::from_str(answer).map_err(|e| AskError::Odd { detail: e.to_string() })?;
     Ok(listing.devices)
 }
 
@@ -203,6 +266,19 @@ mod tests {
         let words = "sh: error while loading shared libraries: libOpenCL.so.1: cannot open shared object file";
         let loader = shell(&format!("echo '{words}' >&2; exit 127"), 60_000).await.unwrap_err();
         assert!(loader.to_string().contains("libOpenCL.so.1") && loader.to_string().contains("Remedy"), "{loader}");
+    }
+
+    #[test]
+    fn settings_that_name_nothing_are_told_with_what_there_is() {
+        let listing = [Listed { index: 0, name: "Big GPU".into(), ..Listed::default() }];
+        let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        assert_eq!(unmatched(&text(&["0", "gpu"]), &text(&["big"]), &listing), []);
+        let problems = unmatched(&text(&["0", "small"]), &text(&["7"]), &listing);
+        let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let [device, exclude] = shown.as_slice() else { panic!("{shown:?}") };
+        assert!(device.contains("prover.devices") && device.contains("\"small\"") && device.contains("0 Big GPU"));
+        assert!(exclude.contains("prover.exclude") && exclude.contains("\"7\"") && exclude.contains("Remedy"));
+        assert!(unmatched(&text(&["x"]), &[], &[])[0].to_string().contains("there are: none"));
     }
 
     #[test]

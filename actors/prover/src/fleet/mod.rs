@@ -7,25 +7,35 @@
 //! | [`driver`] | what a driver gets of this machine: variables, folders, paths |
 //! | `health` | which of them may be used now: failures disable a device for growing pauses |
 //! | `fall` | what an end of a proof on a device means: the job's fault, or one that the processor does not share |
-//! | `seats` | [`Fleet`]: hands out a free place for a proof, and falls back to the processor |
+//! | `device` | what one device is used for, and why not |
+//! | `look` | looking for devices, at the start and again: what came is measured and started, what went is not used |
+//! | `seats` | [`Fleet`]: hands out a free place for a proof |
+//! | `place` | [`Seat`]: one proof at a place, and the fall back to the processor |
 //!
 //! Relies on [`crate::worker`] for the processes: one per device, one for the processor. Nothing here links OpenCL.
 
+mod device;
 pub mod driver;
 mod fall;
 mod health;
 pub mod list;
+mod look;
+mod place;
 mod seats;
 pub mod speed;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+pub use device::{DEVICE_STATES, DeviceStatus};
 pub use fall::{Fallback, Reason};
-pub use seats::{Attempt, DEVICE_STATES, DeviceStatus, Fleet, FleetStatus, Place, Seat, WeakFleet};
+pub use list::Unmatched;
+pub use place::{Attempt, Place, Seat};
+pub use seats::{Fleet, FleetStatus, WeakFleet};
 
-use crate::worker::WorkerConfig;
+use crate::worker::{PulseLimits, WorkerConfig};
 
 /// Which backend the configuration asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +67,9 @@ impl BackendChoice {
     }
 }
 
+/// Pause between two looks for devices that nodes keep: a listing opens every driver, which takes a moment.
+pub const LOOK_EVERY: Duration = Duration::from_secs(600);
+
 /// How a node proves.
 #[derive(Clone, Debug)]
 pub struct FleetConfig {
@@ -72,6 +85,10 @@ pub struct FleetConfig {
     pub exclude: Vec<String>,
     /// Folder of what is kept per driver: compiled kernels, passed self-tests, measured speeds.
     pub cache: PathBuf,
+    /// How long a device's worker may be without progress.
+    pub pulses: PulseLimits,
+    /// Pause between two looks for devices that have come or gone.
+    pub look_every: Duration,
     /// Whether workers make their tables now, so that the first proof does not wait for them.
     pub warm: bool,
 }

@@ -143,8 +143,7 @@ pub(super) async fn known(binary: &Path, cache: &Path, device: &Listed, threads:
 pub(super) async fn measure(binary: &Path, cache: &Path, device: &Listed, threads: usize) -> Result<Speed, AskError> {
     let mut variables = environment(cache);
     variables.push(("RAYON_NUM_THREADS".into(), threads.to_string().into()));
-    let index = device.index.to_string();
-    let answer = ask(binary, &["measure", "--device", &index], &variables, MEASURE_LIMIT).await?;
+    let answer = ask(binary, &["measure", "--device", &device.wanted()], &variables, MEASURE_LIMIT).await?;
     let odd = |detail: String| AskError::Odd { detail };
     let mut speed: Speed = serde_json::from_str(&answer).map_err(|e| odd(e.to_string()))?;
     if !(speed.device_ms > 0.0 && speed.cpu_ms > 0.0) {

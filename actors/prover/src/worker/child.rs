@@ -44,6 +44,22 @@ pub(super) fn end(result: io::Result<()>) -> ! {
     }
 }
 
+/// As [`end`], at once: without what libraries want to do at the end of a process, while threads of theirs are at work.
+pub(super) fn end_at_once(result: io::Result<()>) -> ! {
+    let code = match result {
+        Ok(()) => EXIT_DONE,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "worker: {error}");
+            EXIT_BROKEN
+        }
+    };
+    #[allow(unsafe_code, reason = "the standard library has no end of a process that runs no handlers")]
+    // SAFETY: ends the process; nothing runs after it.
+    unsafe {
+        libc::_exit(code)
+    }
+}
+
 fn number<T: std::str::FromStr>(name: &'static str) -> io::Result<T> {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
         io::Error::new(

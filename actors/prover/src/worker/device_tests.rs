@@ -22,12 +22,32 @@ fn setup() -> DeviceProcess {
 
 /// Role of a child: a device that works.
 pub(super) fn device() -> ! {
-    device_main(&setup(), || Ok((Simd::default(), || 0)))
+    let compile = |ahead: &Ahead| {
+        for ready in 0..3 {
+            ahead.tell(ready, 3);
+            std::thread::sleep(std::time::Duration::from_millis(700));
+            while !ahead.may_go() {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+        Ok(3)
+    };
+    device_main(&setup(), || {
+        Ok(Opened { backend: Simd::default(), activity: Box::new(Activity::default), compile: Box::new(compile) })
+    })
+}
+
+/// Role of a child: a device whose driver refuses a kernel.
+pub(super) fn with_bad_kernels() -> ! {
+    let compile = |_: &Ahead| Err("kernel add_opcode: the driver refuses it".into());
+    device_main(&setup(), || {
+        Ok(Opened { backend: Simd::default(), activity: Box::new(Activity::default), compile: Box::new(compile) })
+    })
 }
 
 /// Role of a child: a device that can't be opened.
 pub(super) fn without_driver() -> ! {
-    device_main::<Simd, fn() -> u64>(&setup(), || Err("no driver for this device".into()))
+    device_main::<Simd>(&setup(), || Err("no driver for this device".into()))
 }
 
 /// Role of a child: tries what a process that drives a device must not be able to do, or must; exits with a bit for each

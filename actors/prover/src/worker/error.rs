@@ -3,10 +3,10 @@
 use thiserror::Error;
 use types::verdict::FailureReason;
 
-use crate::error::Fault;
+use crate::error::{DeviceFault, Fault};
 use crate::worker::wire::Refusal;
 
-/// Why a job has no result. The first eight are the worker's own answers, the others say how it ended.
+/// Why a job has no result. The first seven are the worker's own answers, the others say how it ended.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum JobError {
     /// The input is refused, on every node alike.
@@ -48,19 +48,9 @@ pub enum JobError {
         /// What was met.
         detail: String,
     },
-    /// The device that the worker computes on gave no proof. Says nothing about the job: a worker on the processor may
-    /// prove it.
-    #[error("the device gave no proof: {detail}")]
-    Device {
-        /// What the device's driver or the verifier said.
-        detail: String,
-    },
-    /// The proof is too large for the device that the worker computes on. Says nothing against the device.
-    #[error("the device gave no proof: {detail}")]
-    DeviceMemory {
-        /// What is needed, and what there is.
-        detail: String,
-    },
+    /// The device that the worker computes on gave no proof: a worker on the processor may.
+    #[error("the device gave no proof: {0}")]
+    Device(DeviceFault),
     /// The child could not be started.
     #[error("the worker could not be started: {detail}")]
     Start {
@@ -123,10 +113,10 @@ impl JobError {
             | Self::Failed { .. }
             | Self::Internal { .. }
             | Self::Memory { .. }
-            | Self::DeviceMemory { .. }
+            | Self::Device(DeviceFault::TooLarge { .. })
             | Self::Unprovable { .. } => true,
             // What the libraries left behind after a panic or a refused allocation is anybody's guess; so is a device.
-            Self::Device { .. }
+            Self::Device(DeviceFault::Failed { .. })
             | Self::Start { .. }
             | Self::Crashed { .. }
             | Self::OutOfMemory { .. }
@@ -148,8 +138,7 @@ impl From<Refusal> for JobError {
             Refusal::Internal { detail } => Self::Internal { detail },
             Refusal::Memory { needed, limit } => Self::Memory { needed, limit },
             Refusal::Unprovable { detail } => Self::Unprovable { detail },
-            Refusal::Device { detail } => Self::Device { detail },
-            Refusal::DeviceMemory { detail } => Self::DeviceMemory { detail },
+            Refusal::Device(fault) => Self::Device(fault),
         }
     }
 }

@@ -20,12 +20,13 @@ mod trace;
 mod wire;
 
 pub(crate) use child::{give_memory_back, keep_memory};
-pub use device::{DeviceProcess, device_main};
+pub use device::{Activity, Ahead, Compile, DeviceProcess, Opened, device_main};
 pub use error::JobError;
 pub use parent::{Event, Job, Status, Worker, WorkerState, execute, inspect};
-pub use process::WorkerConfig;
 pub(crate) use process::spawn;
-pub use sandbox::{Reach, Sandbox, die_with_parent};
+pub use process::{PulseLimits, WorkerConfig};
+pub use sandbox::{Reach, Sandbox, die_with_parent, step_back};
+pub use wire::Kernels;
 
 /// What a child is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::worker::Kind;
 use crate::worker::error::JobError;
 use crate::worker::process::{Process, WorkerConfig};
 use crate::worker::sandbox::Sandbox;
-use crate::worker::wire::{Request, Response};
+use crate::worker::wire::{Kernels, Request, Response};
 
 /// Events of a job that wait for their reader. A reader that is slower misses stages, never the end.
 const EVENTS_WAITING_MAX: usize = 32;
@@ -41,7 +41,7 @@ pub enum WorkerState {
 }
 
 /// A prover at a glance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// What it is doing.
     pub state: WorkerState,
@@ -51,6 +51,8 @@ pub struct Status {
     pub sandbox: Option<Sandbox>,
     /// Children started so far.
     pub starts: u64,
+    /// What the child, or the last one, says of kernels that it compiles ahead.
+    pub kernels: Option<Kernels>,
 }
 
 /// What a job reports.
@@ -108,7 +110,7 @@ impl Worker {
     /// Makes a prover. Its child is started by the first job or [`Worker::warm_up`]. Must be called inside a tokio runtime.
     pub fn new(config: WorkerConfig) -> Self {
         let (commands, receiver) = mpsc::channel(1);
-        let resting = Status { state: WorkerState::Resting, pid: None, sandbox: None, starts: 0 };
+        let resting = Status { state: WorkerState::Resting, pid: None, sandbox: None, starts: 0, kernels: None };
         let (sender, status) = watch::channel(resting);
         tokio::spawn(Keeper { config, process: None, status: sender }.run(receiver));
         Self { commands, status }
@@ -144,7 +146,7 @@ impl Worker {
 
     /// What it is doing now.
     pub fn status(&self) -> Status {
-        *self.status.borrow()
+        self.status.borrow().clone()
     }
 
     /// A receiver that is told every change.
@@ -169,7 +171,18 @@ impl Keeper {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut idle_since = Instant::now();
         loop {
-            let command = match timeout(self.config.idle_limit.min(MEMORY_LOOK), commands.recv()).await {
+            let next = tokio::select! {
+                next = timeout(self.config.idle_limit.min(MEMORY_LOOK), commands.recv()) => next,
+                is_there = heard(&mut self.process) => {
+                    self.show_kernels().await;
+                    if !is_there {
+                        tracing::info!("an idle worker has ended: the next job starts another");
+                        self.rest().await;
+                    }
+                    continue;
+                }
+            };
+            let command = match next {
                 Ok(Some(command)) => command,
                 Ok(None) => break,
                 Err(_) => {
@@ -187,6 +200,7 @@ impl Keeper {
                     {
                         self.rest().await;
                     }
+                    self.show_kernels().await;
                     self.settle();
                     // The reader may have gone; then nobody asks.
                     let _ = events.send(Event::Done(Box::new(result))).await;
@@ -201,6 +215,7 @@ impl Keeper {
                     if self.warm_up().await.is_err() {
                         self.rest().await;
                     }
+                    self.show_kernels().await;
                     self.settle();
                 }
             }
@@ -215,6 +230,20 @@ impl Keeper {
         self.status.send_modify(|status| status.state = state);
     }
 
+    /// Shows what the child last said of its kernels; one whose driver refuses some is of no use.
+    async fn show_kernels(&mut self) {
+        let Some(kernels) = self.process.as_ref().map(|process| process.kernels.clone()) else { return };
+        let is_refused = matches!(kernels, Some(Kernels::Refused { .. }));
+        self.status.send_if_modified(|status| {
+            let differs = status.kernels != kernels;
+            status.kernels = kernels;
+            differs
+        });
+        if is_refused {
+            self.rest().await;
+        }
+    }
+
     /// Ends the child, and its memory with it.
     async fn rest(&mut self) {
         let Some(mut process) = self.process.take() else {
@@ -224,6 +253,8 @@ impl Keeper {
         self.status.send_modify(|status| {
             status.pid = None;
             status.sandbox = None;
+            // Why there is none stays.
+            status.kernels.take_if(|kernels| !matches!(kernels, Kernels::Refused { .. }));
             status.state = WorkerState::Resting;
         });
     }
@@ -241,6 +272,7 @@ impl Keeper {
             self.status.send_modify(|status| {
                 status.pid = Some(pid);
                 status.sandbox = Some(sandbox);
+                status.kernels = None;
                 status.starts = status.starts.saturating_add(1);
             });
             self.process = Some(process);
@@ -292,6 +324,14 @@ impl Keeper {
             Response::Proven(body) => Ok((*body).into()),
             _ => Err(JobError::Protocol { detail: "the answer to a proof is none".into() }),
         }
+    }
+}
+
+/// Waits for what an idle child says, if there is one: whether it is still there.
+async fn heard(process: &mut Option<Process>) -> bool {
+    match process {
+        Some(process) => process.hear().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -22,7 +22,7 @@ use crate::error::shorten;
 use crate::stages::Stage;
 use crate::worker::error::JobError;
 use crate::worker::sandbox::Sandbox;
-use crate::worker::wire::{self, Refusal, Request, Response};
+use crate::worker::wire::{self, Kernels, Pulse, Refusal, Request, Response};
 use crate::worker::{Kind, child};
 
 /// Longest wait for the first record of a child of this binary.
@@ -33,6 +33,8 @@ const REAP_LIMIT: Duration = Duration::from_secs(5);
 const ADDRESS_SLACK: u64 = 2 << 30;
 /// Children that wait to be started; over it, starting one is an error.
 const STARTS_WAITING_MAX: usize = 64;
+/// Bytes of a record's length.
+const HEAD: usize = 4;
 /// Lines of a child's error output that are logged per child.
 const LOG_LINES_MAX: usize = 50;
 /// Lines of it that are kept to name its end.
@@ -62,6 +64,8 @@ pub struct WorkerConfig {
     pub start_limit: Duration,
     /// Longest silence of a working child before it counts as hung.
     pub silence_limit: Duration,
+    /// For a child that drives a device, and so tells every few seconds what it does; `None` for any other.
+    pub pulses: Option<PulseLimits>,
     /// A proving child that had no job for this long is ended, and its memory with it.
     pub idle_limit: Duration,
     /// An idle child is ended, and none is warmed up, when the machine has less memory than this left, in bytes.
@@ -69,6 +73,23 @@ pub struct WorkerConfig {
     /// Whether the child runs programs in a child of its own, as one that drives a device does: what a program does to the
     /// process that it runs in is then no reason to end this one.
     pub runs_apart: bool,
+}
+
+/// How long a child that tells what it does may be without progress. One that waits for a compiler, or for the processor,
+/// has the whole of [`WorkerConfig::silence_limit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PulseLimits {
+    /// Longest time between two pulses: over it, the process is stopped, or starved beyond use.
+    pub apart: Duration,
+    /// Longest wait for one call of the driver, if the proof's stages are expected to be short.
+    pub waiting: Duration,
+    /// So many times a stage's expected time may one call of the driver take in a proof whose stages are long.
+    pub patience: u32,
+}
+
+impl PulseLimits {
+    /// What nodes use. Work on a device that is a hundredth of its usual speed still comes to its end.
+    pub const USUAL: Self = Self { apart: Duration::from_secs(60), waiting: Duration::from_secs(60), patience: 20 };
 }
 
 impl WorkerConfig {
@@ -85,6 +106,7 @@ impl WorkerConfig {
             nice: 10,
             start_limit: START_LIMIT,
             silence_limit: Duration::from_secs(300),
+            pulses: None,
             idle_limit: Duration::from_secs(600),
             spare_bytes: 512 << 20,
             runs_apart: false,
@@ -105,6 +127,11 @@ pub(crate) struct Process {
     child: Child,
     socket: UnixStream,
     silence_limit: Duration,
+    pulses: Option<PulseLimits>,
+    /// What has arrived of the next record.
+    incoming: Vec<u8>,
+    /// What it last said of kernels that it compiles ahead.
+    pub(crate) kernels: Option<Kernels>,
     last_words: Arc<Mutex<VecDeque<String>>>,
     pub(crate) pid: u32,
     pub(crate) sandbox: Sandbox,
@@ -184,7 +211,9 @@ impl Process {
             tokio::spawn(listen(stderr, pid, Arc::clone(&last_words)));
         }
         let sandbox = Sandbox { landlock: false, seccomp: false };
-        let mut process = Self { child, socket, silence_limit: config.silence_limit, last_words, pid, sandbox };
+        let (silence_limit, pulses) = (config.silence_limit, config.pulses);
+        let (incoming, kernels) = (Vec::new(), None);
+        let mut process = Self { child, socket, silence_limit, pulses, incoming, kernels, last_words, pid, sandbox };
         match timeout(config.start_limit, process.receive()).await {
             Ok(Ok(Some(Response::Ready(sandbox)))) => {
                 process.sandbox = sandbox;
@@ -193,7 +222,7 @@ impl Process {
             Ok(Ok(Some(Response::Refused(refusal)))) => {
                 process.kill().await;
                 Err(match refusal {
-                    Refusal::Device { detail } => start_error(detail),
+                    Refusal::Device(fault) => start_error(fault),
                     other => start_error(JobError::from(other)),
                 })
             }
@@ -210,20 +239,37 @@ impl Process {
         }
     }
 
+    /// The next record; `None` at the stream's end. What has arrived of one stays when the future is dropped.
     async fn receive(&mut self) -> io::Result<Option<Response>> {
-        let mut head = [0u8; 4];
-        match self.socket.read_exact(&mut head).await {
-            Ok(_) => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
-                return Ok(None);
+        loop {
+            if let Some((head, rest)) = self.incoming.split_first_chunk::<HEAD>() {
+                let length = wire::frame_length::<Response>(*head)?;
+                if let Some(bytes) = rest.get(..length) {
+                    let response = wire::parse(bytes);
+                    self.incoming.drain(..length.saturating_add(HEAD));
+                    return response.map(Some);
+                }
+                self.incoming.reserve(length.saturating_sub(rest.len()));
             }
-            Err(e) => return Err(e),
+            match self.socket.read_buf(&mut self.incoming).await {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(e) => return Err(e),
+            }
         }
-        let mut bytes = vec![0u8; wire::frame_length::<Response>(head)?];
-        match self.socket.read_exact(&mut bytes).await {
-            Ok(_) => wire::parse(&bytes).map(Some),
-            Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => Ok(None),
-            Err(e) => Err(e),
+    }
+
+    /// Waits for what an idle child says unasked; false when it has ended, or says what no idle child says.
+    pub(crate) async fn hear(&mut self) -> bool {
+        match self.receive().await {
+            Ok(Some(Response::Kernels(kernels))) => {
+                self.kernels = Some(kernels);
+                true
+            }
+            // Sent in the moment in which the last request ended.
+            Ok(Some(Response::Alive(_))) => true,
+            Ok(_) | Err(_) => false,
         }
     }
 
@@ -243,16 +289,29 @@ impl Process {
             if self.socket.write_all(&frame).await.is_err() {
                 return Err(self.end().await);
             }
+            let longest = self.silence_limit;
+            let mut moved = Instant::now();
             loop {
-                let silence_limit = self.silence_limit;
-                match timeout(silence_limit, self.receive()).await {
-                    Ok(Ok(Some(Response::Stage(stage)))) => on_stage(stage),
-                    Ok(Ok(Some(Response::Alive))) => {}
+                let silence = self.pulses.map_or(longest, |pulses| pulses.apart.min(longest));
+                match timeout(silence, self.receive()).await {
+                    Ok(Ok(Some(Response::Stage(stage)))) => {
+                        moved = Instant::now();
+                        on_stage(stage);
+                    }
+                    Ok(Ok(Some(Response::Alive(pulse)))) => {
+                        let limit = limit_of(pulse, self.pulses, longest);
+                        if limit.is_none() {
+                            moved = Instant::now();
+                        } else if limit.is_some_and(|limit| moved.elapsed() >= limit) {
+                            return Err(JobError::Hung { silence_ms: ms(moved.elapsed()) });
+                        }
+                    }
+                    Ok(Ok(Some(Response::Kernels(kernels)))) => self.kernels = Some(kernels),
                     Ok(Ok(Some(Response::Refused(refusal)))) => return Err(JobError::from(refusal)),
                     Ok(Ok(Some(response))) => return Ok(response),
                     Ok(Ok(None)) => return Err(self.end().await),
                     Ok(Err(e)) => return Err(JobError::Protocol { detail: shorten(&e.to_string()) }),
-                    Err(_) => return Err(JobError::Hung { silence_ms: ms(silence_limit) }),
+                    Err(_) => return Err(JobError::Hung { silence_ms: ms(silence) }),
                 }
             }
         };
@@ -300,6 +359,18 @@ impl Process {
     }
 }
 
+/// How long a child may go on saying this without progress; `None` for progress itself.
+fn limit_of(pulse: Pulse, limits: Option<PulseLimits>, longest: Duration) -> Option<Duration> {
+    match (pulse, limits) {
+        (Pulse::Progress, _) => None,
+        (Pulse::Compiling | Pulse::Host, _) | (Pulse::Waiting { .. }, None) => Some(longest),
+        (Pulse::Waiting { expected_ms }, Some(limits)) => {
+            let expected = Duration::from_millis(expected_ms).saturating_mul(limits.patience);
+            Some(expected.max(limits.waiting).min(longest))
+        }
+    }
+}
+
 fn name_of_end(status: ExitStatus, words: &[String]) -> JobError {
     const SIGABRT: i32 = 6;
     const SIGKILL: i32 = 9;
@@ -341,5 +412,21 @@ async fn listen(stderr: ChildStderr, pid: u32, last_words: Arc<Mutex<VecDeque<St
             kept.pop_front();
         }
         kept.push_back(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_follows_what_a_proof_is_expected_to_take() {
+        let (limits, longest) = (Some(PulseLimits::USUAL), Duration::from_secs(600));
+        let waiting = |expected_ms| limit_of(Pulse::Waiting { expected_ms }, limits, longest).map(|l| l.as_secs());
+        assert_eq!([0, 2_999, 5_000, 60_000, u64::MAX].map(waiting), [60, 60, 100, 600, 600].map(Some));
+        assert_eq!(limit_of(Pulse::Progress, limits, longest), None);
+        for pulse in [Pulse::Compiling, Pulse::Host] {
+            assert_eq!(limit_of(pulse, limits, longest), Some(longest));
+        }
     }
 }

@@ -75,6 +75,13 @@ pub fn die_with_parent() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
+/// Gives the calling thread the lowest priority, for work that nobody waits for.
+pub fn step_back() {
+    const LOWEST: i32 = 19;
+    // On Linux priorities are the threads'. Where it is refused, the work is as urgent as all other.
+    let _ = rustix::process::nice(LOWEST);
+}
+
 /// What every child begins with: death with the parent, first to go when memory is short, no new privileges, no core dump,
 /// low priority.
 fn begin(bounds: &Bounds) -> io::Result<()> {

@@ -35,6 +35,7 @@ fn child_entry() {
         }
         Ok("probe") => probe(),
         Ok("device") => device_tests::device(),
+        Ok("device with bad kernels") => device_tests::with_bad_kernels(),
         Ok("device without driver") => device_tests::without_driver(),
         Ok("device probe") => device_tests::probe(),
         Ok("silent") => loop {
@@ -73,8 +74,12 @@ pub(crate) fn proof_of(program: Vec<u8>) -> ProveRequest {
 }
 
 pub(crate) fn kill(pid: u32) {
+    signal(pid, rustix::process::Signal::KILL);
+}
+
+pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 pub(crate) fn alive(pid: u32) -> bool {

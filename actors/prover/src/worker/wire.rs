@@ -10,8 +10,9 @@ use types::keys::PublicKey;
 use types::statement::Statement;
 use types::verdict::FailureReason;
 
+use crate::backend::DeviceMemory;
 use crate::engine::{ProveError, ProveRequest, Proven};
-use crate::error::{Fault, ProgramError};
+use crate::error::{DeviceFault, Fault, ProgramError};
 use crate::execute::{ExecuteRequest, Executed};
 use crate::inspect::Inspection;
 use crate::runner::RunError;
@@ -101,8 +102,48 @@ pub(crate) enum Response {
     },
     Inspected(InspectedBody),
     Refused(Refusal),
-    /// Work goes on within a stage that may take long.
-    Alive,
+    /// The child is there, and this is what it does. Only one that drives a device says so.
+    Alive(Pulse),
+    /// How far a child that drives a device is with the kernels that it compiles ahead; sent unasked.
+    Kernels(Kernels),
+}
+
+/// Kernels that a device's process compiles before a proof asks for them.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Kernels {
+    /// The compiler is at work, or waits for a proof's end.
+    Compiling {
+        /// Programs that are ready.
+        ready: u32,
+        /// All that proofs may need.
+        all: u32,
+    },
+    /// All are ready.
+    Ready {
+        /// How many.
+        all: u32,
+    },
+    /// The driver refuses at least one.
+    Refused {
+        /// Which, and what the driver says.
+        detail: String,
+    },
+}
+
+/// What a child that drives a device does, told every few seconds while it has a request in work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Pulse {
+    /// The device's work has gone on since the last pulse.
+    Progress,
+    /// A compiler makes a kernel.
+    Compiling,
+    /// The processor's own part of a proof: nobody waits for the device.
+    Host,
+    /// A call of the driver has not come back since the last pulse. A stage of this proof is expected to take so long.
+    Waiting {
+        /// Milliseconds; zero when nothing is known.
+        expected_ms: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -115,6 +156,7 @@ pub(crate) struct ProvenBody {
     verify_us: u64,
     phases_ms: Vec<(Stage, u64)>,
     estimated_bytes: u64,
+    device_memory: Option<DeviceMemory>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -138,14 +180,13 @@ pub(crate) enum Refusal {
     Internal { detail: String },
     Memory { needed: u64, limit: u64 },
     Unprovable { detail: String },
-    Device { detail: String },
-    DeviceMemory { detail: String },
+    Device(DeviceFault),
 }
 
 impl Wire for Response {
     const NAME: &'static str = "worker response";
-    // 2: devices, and runs that are proved elsewhere.
-    const VERSION: u16 = 2;
+    // 2: devices, and runs that are proved elsewhere. 3: pulses, kernels, device memory.
+    const VERSION: u16 = 3;
     const BYTES_MAX: usize = proof::envelope::COMPRESSED_MAX + OUTPUT_BYTES + OVERHEAD;
 }
 
@@ -172,15 +213,17 @@ impl From<&ExecuteRequest> for Request {
 
 impl From<Proven> for ProvenBody {
     fn from(proven: Proven) -> Self {
-        let Proven { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes } = proven;
-        Self { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes }
+        let Proven { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, .. } = proven;
+        let Proven { estimated_bytes, device_memory, .. } = proven;
+        Self { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes, device_memory }
     }
 }
 
 impl From<ProvenBody> for Proven {
     fn from(body: ProvenBody) -> Self {
-        let ProvenBody { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes } = body;
-        Self { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes }
+        let ProvenBody { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, .. } = body;
+        let ProvenBody { estimated_bytes, device_memory, .. } = body;
+        Self { blob, output, steps, total_steps, proof_bytes, verify_us, phases_ms, estimated_bytes, device_memory }
     }
 }
 
@@ -227,8 +270,7 @@ impl From<ProveError> for Refusal {
             ProveError::Run(RunError::Internal { detail }) => Self::Internal { detail: short(detail) },
             ProveError::Memory { needed, limit } => Self::Memory { needed, limit },
             ProveError::Unprovable { detail } => Self::Unprovable { detail: short(detail) },
-            ProveError::Device { detail } => Self::Device { detail: short(detail) },
-            ProveError::DeviceMemory { detail } => Self::DeviceMemory { detail: short(detail) },
+            ProveError::Device(fault) => Self::Device(fault.shortened()),
         }
     }
 }

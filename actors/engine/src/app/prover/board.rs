@@ -98,10 +98,12 @@ impl Board {
             let count = fleet.devices.iter().filter(|device| device.state == state).count();
             self.metrics.prover_devices.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        let pid = |place: &Place| match place {
-            Place::Cpu => fleet.cpu_pid,
-            Place::Device { index, .. } => fleet.devices.iter().find(|d| d.index == *index).and_then(|d| d.worker_pid),
-        };
+        for field in ["prover.devices", "prover.exclude"] {
+            let count = fleet.problems.iter().filter(|problem| problem.field == field).count();
+            let unmatched = self.metrics.prover_settings_unmatched.with_label_values(&[field]);
+            unmatched.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let pid = |place: &Place| self.fleet.pid(place);
         let lines = self.lock();
         let running: Vec<RunningView> = lines
             .running
@@ -130,6 +132,7 @@ impl Board {
             progress: first.and_then(|line| line.progress.clone()),
             backend: fleet.backend.into(),
             backend_reason: fleet.reason,
+            problems: fleet.problems,
             capacity: fleet.capacity,
             running,
             devices: fleet.devices,

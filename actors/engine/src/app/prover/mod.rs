@@ -59,6 +59,8 @@ pub(crate) enum ProverMsg {
     },
     /// The proof in work ended.
     Ended(Box<Ending>),
+    /// Look for devices that have come or gone.
+    Look,
     /// The claim should be in a block by now: out of work.
     Settled {
         /// The job.
@@ -184,6 +186,11 @@ impl Actor for Prover {
                 }
             }
             ProverMsg::Ended(ending) => settle(state, *ending),
+            ProverMsg::Look => {
+                if !state.fleet.look_now() {
+                    tracing::info!("prover.backend is cpu: no devices are looked for");
+                }
+            }
             ProverMsg::Settled { job, attempt } => free(state, job, attempt, None),
         }
         Ok(())

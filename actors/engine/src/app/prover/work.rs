@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use prover::ProveRequest;
 use prover::Proven;
+use prover::backend::DeviceMemory;
 use prover::fleet::{Attempt, Seat};
 use prover::worker::JobError;
 use types::blob::blob_hash;
@@ -59,6 +60,13 @@ impl Work {
                 for (stage, ms) in &proven.phases_ms {
                     let phase = metrics.prover_phase_seconds.with_label_values(&[backend, stage.name()]);
                     phase.observe(Duration::from_millis(*ms).as_secs_f64());
+                }
+                if let Some(DeviceMemory { estimated_bytes, peak_bytes }) = proven.device_memory {
+                    for (kind, bytes) in [("estimated", estimated_bytes), ("peak", peak_bytes)] {
+                        let gauge = metrics.prover_device_memory.with_label_values(&[kind]);
+                        gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+                    }
+                    tracing::info!(job = %turn.job, estimated_bytes, peak_bytes, "device memory of the proof");
                 }
                 let (bytes, steps) = (proven.blob.len() as u64, proven.steps);
                 let hash = self.keep(turn, proven).await?;
