@@ -354,6 +354,23 @@ fn idle(p2p: &str, rpc: &str) -> Result<Vec<TcpStream>> {
     Ok(idle)
 }
 
+/// Two callers without a pause, until told to stop; how many calls each made.
+fn callers(rpc: &str, stop: &Arc<AtomicBool>) -> Result<Vec<std::thread::JoinHandle<u64>>> {
+    let caller = |_| {
+        let (stop, rpc) = (stop.clone(), Rpc::at(rpc)?);
+        Ok(std::thread::spawn(move || {
+            let mut calls = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                // Refused or answered: what counts is what it does to the chain.
+                drop(rpc.try_call("chain_head", &json!([])));
+                calls += 1;
+            }
+            calls
+        }))
+    };
+    (0..2).map(caller).collect()
+}
+
 #[test]
 fn a_flooded_node_keeps_pace_and_memory_and_drops_the_flooders() -> Result<()> {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("flood");
@@ -403,20 +420,7 @@ fn a_flooded_node_keeps_pace_and_memory_and_drops_the_flooders() -> Result<()> {
     let all = floods.len() as u64;
     cluster.wait("the flooders are connected", MINUTE, |_| (started.load(Ordering::Relaxed) == all).then_some(()))?;
     let idle = idle(&node.p2p, &node.rpc)?;
-    let callers: Vec<_> = (0..2)
-        .map(|_| {
-            let (stop, rpc) = (stop.clone(), Rpc::at(&node.rpc).unwrap());
-            std::thread::spawn(move || {
-                let mut calls = 0u64;
-                while !stop.load(Ordering::Relaxed) {
-                    // Refused or answered: what counts is what it does to the chain.
-                    drop(rpc.try_call("chain_head", &json!([])));
-                    calls += 1;
-                }
-                calls
-            })
-        })
-        .collect();
+    let callers = callers(&node.rpc, &stop)?;
     let flooded = runtime.block_on(watch(&observer, target, reference))?;
     let log = cluster.log(0);
     for (flood, peer, _) in &floods {
