@@ -3,21 +3,34 @@
 use cairo_air::cairo_components::CairoComponents;
 use composition::Visitor;
 use rayon::prelude::*;
+use stwo::prover::ComponentProver;
 use stwo_constraint_framework::{FrameworkComponent, FrameworkEval};
 
+use crate::backend::OclBackend;
 use crate::constraints::{Ahead, Recordable};
 use crate::error::{Error, Result};
 
 #[derive(Default)]
-struct Collect<'a>(Vec<Box<dyn Recordable + 'a>>);
+struct Collect<'a> {
+    provers: Vec<Box<dyn ComponentProver<OclBackend> + 'a>>,
+    wanted: Vec<Box<dyn Recordable + 'a>>,
+}
+
+impl<'a> Collect<'a> {
+    fn add<E: FrameworkEval + Sync>(&mut self, component: &'a FrameworkComponent<E>) {
+        let prover = Ahead::new(component);
+        self.wanted.extend(prover.wanted());
+        self.provers.push(Box::new(prover));
+    }
+}
 
 impl<'a> Visitor<'a> for Collect<'a> {
     fn visit<E: FrameworkEval + Sync>(&mut self, _name: &'static str, component: &'a FrameworkComponent<E>) {
-        self.0.push(Box::new(Ahead::new(component)));
+        self.add(component);
     }
 
     fn visit_other<E: FrameworkEval + Sync>(&mut self, _name: &'static str, component: &'a FrameworkComponent<E>) {
-        self.0.push(Box::new(Ahead::new(component)));
+        self.add(component);
     }
 }
 
@@ -26,10 +39,10 @@ impl<'a> Visitor<'a> for Collect<'a> {
 ///
 /// # Errors
 /// [`Error::Input`] when the library has a component that this build does not know.
-pub fn provers(components: &CairoComponents) -> Result<Vec<Box<dyn Recordable + '_>>> {
+pub fn provers(components: &CairoComponents) -> Result<Vec<Box<dyn ComponentProver<OclBackend> + '_>>> {
     let mut collect = Collect::default();
     composition::visit(components, &mut collect);
-    let (found, expected) = (collect.0.len(), components.components().len());
+    let (found, expected) = (collect.provers.len(), components.components().len());
     if found != expected {
         return Err(Error::Input {
             field: "components",
@@ -37,6 +50,6 @@ pub fn provers(components: &CairoComponents) -> Result<Vec<Box<dyn Recordable + 
             limit: format!("{found} known"),
         });
     }
-    collect.0.par_iter().for_each(|component| component.record_ahead());
-    Ok(collect.0)
+    collect.wanted.par_iter().for_each(|constraints| constraints.record_ahead());
+    Ok(collect.provers)
 }

@@ -238,34 +238,53 @@ impl Recording {
     }
 }
 
-/// A component whose constraints may be recorded ahead, on any thread.
-pub trait Recordable: ComponentProver<OclBackend> + Send + Sync {
+/// Constraints that may be recorded ahead, on any thread.
+pub trait Recordable: Send + Sync {
     /// Records them; a second time does nothing.
     fn record_ahead(&self);
+}
+
+/// What recording a component's constraints needs of it: the framework's component itself is bound to its thread.
+struct Wanted<'a, E: FrameworkEval> {
+    eval: &'a E,
+    claimed_sum: SecureField,
+    log_size: u32,
+    recording: Arc<OnceLock<Recording>>,
+}
+
+impl<E: FrameworkEval + Sync> Recordable for Wanted<'_, E> {
+    fn record_ahead(&self) {
+        self.recording.get_or_init(|| Recording::of(record(self.eval, self.claimed_sum, self.log_size)));
+    }
 }
 
 /// A component with its recorded constraints.
 pub struct Ahead<'a, E: FrameworkEval> {
     component: &'a FrameworkComponent<E>,
-    recording: OnceLock<Recording>,
+    recording: Arc<OnceLock<Recording>>,
 }
 
 impl<'a, E: FrameworkEval> Ahead<'a, E> {
     /// Nothing is recorded yet.
     pub fn new(component: &'a FrameworkComponent<E>) -> Self {
-        Self { component, recording: OnceLock::new() }
+        Self { component, recording: Arc::default() }
+    }
+
+    /// What any thread may record; `None` when the component has nothing to evaluate.
+    pub fn wanted(&self) -> Option<Box<dyn Recordable + 'a>>
+    where
+        E: Sync,
+    {
+        let component = self.component;
+        (component.n_constraints() > 0 && !component.is_disabled()).then(|| {
+            let (claimed_sum, log_size) = (component.claimed_sum(), component.log_size());
+            let recording = Arc::clone(&self.recording);
+            Box::new(Wanted::<E> { eval: component, claimed_sum, log_size, recording }) as Box<dyn Recordable + 'a>
+        })
     }
 
     fn recording(&self) -> &Recording {
         self.recording.get_or_init(|| Recording::of_component(self.component))
-    }
-}
-
-impl<E: FrameworkEval + Sync> Recordable for Ahead<'_, E> {
-    fn record_ahead(&self) {
-        if self.component.n_constraints() > 0 && !self.component.is_disabled() {
-            self.recording();
-        }
     }
 }
 

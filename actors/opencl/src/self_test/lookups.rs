@@ -6,7 +6,7 @@ use std::ops::{Add, Mul, Neg, Sub};
 use std::time::{Duration, Instant};
 
 use crate::air::{proof_bytes, security};
-use crate::constraints::{Ahead, Recordable};
+use crate::constraints::Ahead;
 use crate::prove::{Proof, Scheme, commit, prove};
 use crate::{OclBackend, OclColumn};
 use num_traits::{One, Zero};
@@ -283,7 +283,7 @@ impl Statement {
         commit(&mut scheme, upload(&interaction), &mut channel);
         // As Cairo's components are: recorded ahead of their evaluation.
         let ahead: Vec<_> = components.iter().map(Ahead::new).collect();
-        ahead.iter().for_each(Recordable::record_ahead);
+        ahead.iter().filter_map(Ahead::wanted).for_each(|constraints| constraints.record_ahead());
         let provers: Vec<_> = ahead.iter().map(|component| component as &dyn ComponentProver<OclBackend>).collect();
         prove(&provers, &mut channel, scheme).expect("a proof")
     }

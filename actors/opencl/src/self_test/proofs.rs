@@ -13,6 +13,7 @@ use stwo::core::fri::FriConfig;
 use stwo::core::pcs::PcsConfig;
 use stwo::prover::backend::Column;
 use stwo::prover::backend::simd::SimdBackend;
+use stwo_constraint_framework::FrameworkEval;
 
 use super::Context;
 
