@@ -119,8 +119,9 @@ impl Host {
         }
         let phases_ms = medians(&self.phases);
         let of = |known: &dyn Fn(Stage) -> f64| DEVICE_STAGES.into_iter().map(known).sum::<f64>();
-        let host = of(&|stage| phases_ms.get(stage.name()).copied().unwrap_or_default());
-        let found = |stage| case.phases_ms.iter().find(|(known, _)| *known == stage).map_or(0.0, |(_, ms)| *ms as f64);
+        let host = of(&|stage: Stage| phases_ms.get(stage.name()).copied().unwrap_or_default());
+        let found =
+            |stage: Stage| case.phases_ms.iter().find(|(known, _)| *known == stage).map_or(0.0, |(_, ms)| *ms as f64);
         let device = of(&found);
         let total_ms = median(&mut self.totals);
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -90,14 +90,15 @@ impl Derived {
         let mut values: Vec<F> = Vec::with_capacity(self.0.len());
         for step in &self.0 {
             let at = |index: usize| values[index].clone();
-            values.push(match *step {
+            let value = match *step {
                 Step::Column(number, offset) => column(number, offset),
                 Step::Constant(value) => F::from(value),
                 Step::Add(a, b) => at(a) + at(b),
                 Step::Sub(a, b) => at(a) - at(b),
                 Step::Mul(a, b) => at(a) * at(b),
                 Step::Neg(a) => -at(a),
-            });
+            };
+            values.push(value);
         }
         values.pop().unwrap_or_else(|| F::from(BaseField::zero()))
     }
