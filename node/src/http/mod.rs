@@ -52,6 +52,20 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for open connections to end when the node stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// The messages in what a WebSocket client sends, until it ends or breaks the protocol, and how it did.
+pub(crate) async fn frames_in(bytes: &[u8]) -> (Vec<Vec<u8>>, Option<String>) {
+    let (mut reader, mut messages) = (frames::Reader::new(bytes, BODY_MAX), vec![]);
+    loop {
+        match reader.next().await {
+            Ok(frames::Incoming::Message(message)) => messages.push(message),
+            Ok(frames::Incoming::Close) => return (messages, None),
+            Ok(_) => {}
+            Err(frames::Broken::Gone(_)) => return (messages, None),
+            Err(fault) => return (messages, Some(format!("{fault:?}"))),
+        }
+    }
+}
+
 /// What every request handler sees.
 pub(crate) struct Edge {
     /// The node.
