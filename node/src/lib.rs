@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod config;
 mod cpu;
+pub mod decoders;
 mod failure;
 mod files;
 mod home;

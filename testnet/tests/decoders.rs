@@ -12,7 +12,7 @@ use testnet::fuzz::mutate::Mutator;
 use testnet::fuzz::{TARGETS, Target};
 
 /// Seconds for all targets together, when nothing else is said.
-const SECONDS: u64 = 33;
+const SECONDS: u64 = 45;
 /// Longest input, bytes: that of the longest message, and room to be over it.
 const BYTES_MAX: usize = 8 << 20;
 

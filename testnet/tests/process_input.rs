@@ -73,13 +73,37 @@ impl Stage {
     }
 }
 
-/// Value and limit are there, and the message says more than the code.
+/// Words with which the node tells somebody what to do.
+const REMEDIES: &[&str] = &[
+    "ask", "attest", "change", "check", "choose", "collect", "compile", "correct", "declare", "end", "fund", "give",
+    "go", "keep", "let", "lock", "make", "name", "offer", "open", "raise", "register", "remove", "send", "shorten",
+    "sign", "submit", "try", "update", "upload", "use", "wait", "write",
+];
+
+/// A clause after the first that begins with what to do: "nonce is 3, the limit is 5; sign again with the next one".
+fn remedy_in(message: &str) -> Option<&str> {
+    let does = |clause: &&str| {
+        let first = clause.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        REMEDIES.contains(&first) && clause.len() > first.len()
+    };
+    message.split("; ").skip(1).find(does)
+}
+
+#[test]
+fn a_remedy_is_told_from_another_clause() {
+    assert_eq!(remedy_in("to is 5; the limit is 3; choose less; then go"), Some("choose less"));
+    for none in ["choose less", "it is 5; it must be 3", "it is 5; ask", "it is 5; asked too often", "5;send it"] {
+        assert_eq!(remedy_in(none), None, "{none}");
+    }
+}
+
+/// Value and limit are there, and the remedy, as a field or in the message.
 fn complete(data: &Value, error: &Value) -> Result<()> {
     for part in ["value", "limit"] {
         ensure!(data[part].as_str().is_some_and(|text| !text.is_empty()), "no {part}: {error}");
     }
     let message = error["message"].as_str().unwrap_or_default();
-    let remedy = error["remedy"].as_str().is_some_and(|text| !text.is_empty()) || message.contains("; ");
+    let remedy = error["remedy"].as_str().is_some_and(|text| !text.is_empty()) || remedy_in(message).is_some();
     ensure!(remedy, "no remedy: {error}");
     Ok(())
 }
@@ -220,6 +244,7 @@ fn jobs(stage: &mut Stage) -> Result<String> {
     let error = &answer["error"];
     ensure!(error["code"] == -32021 && error["data"]["code"] == "unknown_blob", "{answer}");
     ensure!(error["message"].as_str().is_some_and(|text| text.contains("PUT /v1/blobs")), "{answer}");
+    complete(&error["data"], error)?;
     ensure!(stage.balance()? == before, "nothing refused was charged");
 
     // Taken once; the same again is the same job; other content under the same key is an error.
@@ -318,7 +343,11 @@ fn questions(stage: &Stage) -> Result<()> {
     for (path, field) in [("/v1/blobs/xyz", "hash"), ("/nothing", "path")] {
         let (_, answer) = stage.node.send("GET", path, b"")?;
         ensure!(answer["error"]["data"]["field"] == field, "{answer}");
+        complete(&answer["error"]["data"], &answer["error"])?;
     }
+    let (status, answer) = stage.node.send("DELETE", "/v1/blobs", b"")?;
+    ensure!(status == 405 && answer["error"]["data"]["field"] == "method", "{status} {answer}");
+    complete(&answer["error"]["data"], &answer["error"])?;
     Ok(())
 }
 
@@ -327,8 +356,8 @@ impl Stage {
         let error = self.node.refused(method, params)?;
         let data = &error["data"];
         let fits = error["code"] == -32602 && data["code"] == "invalid_params" && data["field"] == field;
-        ensure!(fits && data["value"].is_string() && data["limit"].is_string(), "{method} {params}: {error}");
-        Ok(())
+        ensure!(fits, "{method} {params}: {error}");
+        complete(data, &error).with_context(|| format!("{method} {params}"))
     }
 }
 

@@ -28,6 +28,8 @@ const ADVERSARY: usize = 4;
 const BALANCE: Amount = Amount(1_000_000);
 /// Time for verdicts, ms. Half of it is the time in which a validator looks for the bytes.
 const VOTING_MS: u64 = 50_000;
+/// What a lapsed turn costs, ms; longer than any of these tests takes after its last job.
+const LAPSE_MS: u64 = 600_000;
 /// A window with this step limit is long enough for a cheat that makes a proof, see [`Network::start`].
 const STEPS_LONG: u64 = 4_000_000;
 /// A window with this step limit is over soon.
@@ -69,7 +71,8 @@ impl Network {
     /// Four validators with two honest provers of weight 1 and the adversary's of weight 1,000, so that nearly every first
     /// turn is its own. A prover's window grows with the job's step limit: 63 s for [`STEPS_LONG`], 6 s for [`STEPS_SHORT`].
     /// Transactions are free, so that balances show nothing but what provers and validators earn or lose.
-    fn start(name: &str) -> Result<Self> {
+    /// A prover that lets its turn pass stands behind the others for `lapse_ms`.
+    fn start(name: &str, lapse_ms: u64) -> Result<Self> {
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         if dir.exists() {
             std::fs::remove_dir_all(&dir)?;
@@ -86,7 +89,7 @@ impl Network {
             params.voting_ms = VOTING_MS;
             params.empty_block_ms = 1_000;
             (params.assignment.window_ms, params.assignment.window_ms_per_megastep) = (3_000, 15_000);
-            params.assignment.lapse_ms = 0;
+            params.assignment.lapse_ms = lapse_ms;
             // The one adversary is wanted again for the next job; its deposit stays locked for the standard time.
             (params.assignment.reject_ms, params.assignment.reject_ms_max) = (0, 0);
             genesis.validators.truncate(VALIDATORS);
@@ -274,7 +277,7 @@ fn fibonacci_args(n: u32) -> String {
 #[test]
 fn claims_that_are_not_what_they_say_are_voted_down_by_the_failed_check() -> Result<()> {
     let started = Instant::now();
-    let mut network = Network::start("provers-false-claims")?;
+    let mut network = Network::start("provers-false-claims", LAPSE_MS)?;
     println!("network and adversary up: {:.1} s", started.elapsed().as_secs_f64());
 
     // One bit of the proof changed.
@@ -307,8 +310,9 @@ fn claims_that_are_not_what_they_say_are_voted_down_by_the_failed_check() -> Res
 #[test]
 fn a_stolen_proof_is_worthless_under_the_thiefs_key() -> Result<()> {
     let started = Instant::now();
-    let mut network = Network::start("provers-stolen-proof")?;
-    // The thief has the first turn, lets it pass, and waits for another prover's claim. It needs to be faster than a block.
+    let mut network = Network::start("provers-stolen-proof", 0)?;
+    // The thief has the first turn, lets it pass, and waits for another prover's claim. It needs to be faster than a block. A
+    // turn that passed costs nothing here, as it may have to try again.
     for n in 20..24 {
         let job = network.submit(n, true, STEPS_SHORT)?;
         network.cheat(job, Cheat::Stolen)?;
@@ -331,7 +335,7 @@ fn a_stolen_proof_is_worthless_under_the_thiefs_key() -> Result<()> {
 #[test]
 fn withheld_bytes_void_the_attempt_or_delay_the_certificate() -> Result<()> {
     let started = Instant::now();
-    let mut network = Network::start("provers-withheld-bytes")?;
+    let mut network = Network::start("provers-withheld-bytes", LAPSE_MS)?;
 
     // Bytes that are never served.
     let never = network.submit(30, true, STEPS_LONG)?;
@@ -372,5 +376,57 @@ fn withheld_bytes_void_the_attempt_or_delay_the_certificate() -> Result<()> {
     ensure!(view["tasks"][0]["rejections"] == void && view["tasks"][0]["attempt"] == 1, "{view}");
     network.by_somebody_honest(&view)?;
     println!("voided and completed by another: {:.1} s", started.elapsed().as_secs_f64());
+    network.nobody_punished(true)
+}
+
+#[test]
+fn bytes_that_two_of_four_have_make_no_certificate_and_a_third_makes_one() -> Result<()> {
+    let started = Instant::now();
+    let mut network = Network::start("provers-split-bytes", LAPSE_MS)?;
+    let job = network.submit(32, true, STEPS_LONG)?;
+    network.cheat(job, Cheat::Withheld)?;
+    network.committed(job)?;
+    let id = job.to_string();
+    for index in 0..VALIDATORS {
+        let what = format!("the claim in voting on node {index}");
+        network.cluster.wait(&what, MINUTE, |c| {
+            let view = c.ask(index, &["job", "status", &id]).ok()?;
+            (view["tasks"][0]["state"] == "voting").then_some(())
+        })?;
+    }
+    // Honest validators hand on what they have: two of them have nothing only while they are away.
+    for index in [2, 3] {
+        network.cluster.kill(index)?;
+    }
+    let peers = |network: &Network, some: &[usize]| -> Result<Vec<String>> {
+        some.iter().map(|index| Ok(network.cluster.node(*index)?.peer_id.clone())).collect()
+    };
+    let two = peers(&network, &[0, 1])?;
+    network.adversary.order(&Order::Serve { job, to: two })?;
+    let voted = |cluster: &Cluster, index: usize| {
+        let log = std::fs::read_to_string(cluster.log(index)).ok()?;
+        log.lines().any(|line| line.contains("voted on a claim") && line.contains(&id)).then_some(())
+    };
+    for index in [0, 1] {
+        network.cluster.wait(&format!("the verdict of node {index}"), MINUTE, |c| voted(c, index))?;
+    }
+    println!("two of four have the bytes and voted: {:.1} s", started.elapsed().as_secs_f64());
+    std::thread::sleep(Duration::from_secs(3));
+    for index in [0, 1] {
+        let view = network.cluster.ask(index, &["job", "status", &id])?;
+        ensure!(view["tasks"][0]["state"] == "voting" && view["receipt_ready"] == false, "half the power: {view}");
+    }
+    network.cluster.start(2)?;
+    let three = peers(&network, &[0, 1, 2])?;
+    network.adversary.order(&Order::Serve { job, to: three })?;
+    network.cluster.wait("a certificate with the third", MINUTE, |c| {
+        let view = c.ask(0, &["job", "status", &id]).ok()?;
+        (view["receipt_ready"] == true).then_some(())
+    })?;
+    println!("a third has them, and there is a certificate: {:.1} s", started.elapsed().as_secs_f64());
+    network.cluster.start(3)?;
+    let view = network.completed(job)?;
+    let cheater = network.cheater.to_string();
+    ensure!(view["tasks"][0]["prover"] == cheater.as_str() && view["tasks"][0]["rejections"] == json!([]), "{view}");
     network.nobody_punished(true)
 }

@@ -6,6 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures::executor::block_on;
+use futures::io::Cursor;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::StreamProtocol;
 use libp2p::request_response::Codec;
@@ -67,6 +69,18 @@ impl FrameCodec {
     }
 }
 
+/// Reads one request and one response from bytes at hand as the swarm does from a peer's stream, below these limits; for tests
+/// of other crates.
+///
+/// # Errors
+/// What a stream with these bytes would bring.
+pub fn frames_of(bytes: &[u8], request_max: usize, response_max: usize) -> (io::Result<Vec<u8>>, io::Result<Vec<u8>>) {
+    let mut codec = FrameCodec::new(request_max, response_max, Arc::default());
+    let protocol = StreamProtocol::new("/frames");
+    let request = block_on(codec.read_request(&protocol, &mut Cursor::new(bytes)));
+    (request, block_on(codec.read_response(&protocol, &mut Cursor::new(bytes))))
+}
+
 impl Codec for FrameCodec {
     type Protocol = StreamProtocol;
     type Request = Vec<u8>;
@@ -114,9 +128,6 @@ impl Codec for FrameCodec {
 
 #[cfg(test)]
 mod tests {
-    use futures::executor::block_on;
-    use futures::io::Cursor;
-
     use super::*;
 
     #[test]

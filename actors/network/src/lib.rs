@@ -39,6 +39,7 @@ mod shared;
 pub use libp2p::{Multiaddr, PeerId};
 
 pub use blob::{ChunkSink, FetchError, FetchOptions, FetchReport, MemorySink, SinkError, fetch_blob};
+pub use codec::frames_of;
 pub use config::{Limits, NetworkConfig, Quota, Quotas, node_key_peer_id, parse_address};
 pub use error::{NetworkError, RequestError};
 pub use event::{Delivery, Event, Events, Gossip, GossipMessage, MessageId, PeerEvent, ReplyToken, Request, Verdict};

@@ -26,7 +26,7 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "rpc.listen",
         "Address of JSON-RPC, WebSocket, blobs, /metrics and /health. Keep it on loopback or behind a proxy with TLS.",
     ),
-    ("rpc.connections_max", "Connections at once; one more is closed."),
+    ("rpc.connections_max", "Connections at once; a quarter at most for one address from elsewhere."),
     ("rpc.rate_per_s", "Calls a second from one client address."),
     ("rpc.rate_burst", "Calls that a client address may save up while idle."),
     ("rpc.blob_quota_mib", "MiB that one client address may upload within ten minutes."),

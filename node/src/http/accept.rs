@@ -1,4 +1,4 @@
-//! Accepts connections, a bounded number of them, and serves HTTP/1.1 with upgrades on each.
+//! Accepts connections, as many as there are [`Places`], and serves HTTP/1.1 with upgrades on each.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use super::keep::Holding;
+use super::places::{Place, Places};
 use super::stall::StallGuard;
 use super::{ClientAddress, Edge};
 
@@ -26,7 +30,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until told to stop, then lets every connection finish its request.
 pub(super) async fn run(listener: TcpListener, router: Router, edge: Arc<Edge>, most: usize, stop: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(most));
+    let places = Arc::new(Places::new(most));
+    let open = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -40,60 +45,74 @@ pub(super) async fn run(listener: TcpListener, router: Router, edge: Arc<Edge>, 
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+        let Some(place) = places.take(address.ip()) else {
             // Closing at once is the answer: whoever holds the connections would hold this one, too.
             edge.metrics.connections_refused.inc();
-            debug!(%address, most, "connection refused: all are in use");
+            debug!(%address, most, "connection refused: all that this address may have are in use");
             continue;
         };
-        let slot = Slot::new(permit, Arc::clone(&edge));
+        let slot = Slot::new(place, Arc::clone(&places), Arc::clone(&edge), open.token());
         tokio::spawn(connection(stream, slot, ClientAddress(address), router.clone(), stop.clone()));
     }
-    // All permits are back when all connections have ended.
-    let all = u32::try_from(most).unwrap_or(u32::MAX);
-    permits.acquire_many(all).await.map(|permit| permit.forget()).ok();
+    open.close();
+    open.wait().await;
 }
 
 /// A connection's place among those allowed; lives as long as its stream.
 struct Slot {
+    place: Arc<Place>,
+    places: Arc<Places>,
     edge: Arc<Edge>,
-    _permit: OwnedSemaphorePermit,
+    _open: TaskTrackerToken,
 }
 
 impl Slot {
-    fn new(permit: OwnedSemaphorePermit, edge: Arc<Edge>) -> Self {
+    fn new(place: Arc<Place>, places: Arc<Places>, edge: Arc<Edge>, open: TaskTrackerToken) -> Self {
         edge.metrics.connections.inc();
-        Self { edge, _permit: permit }
+        Self { place, places, edge, _open: open }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.places.leave(&self.place);
         self.edge.metrics.connections.dec();
+        if self.place.closed().is_cancelled() {
+            self.edge.metrics.connections_replaced.inc();
+        }
     }
 }
 
 async fn connection(stream: TcpStream, slot: Slot, address: ClientAddress, router: Router, stop: CancellationToken) {
     // Answers are small and awaited; without this the last packet of one may wait for an acknowledgement.
     stream.set_nodelay(true).ok();
+    let place = Arc::clone(&slot.place);
+    let of_request = Arc::clone(&place);
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let router = router.clone();
+        let (router, place) = (router.clone(), Arc::clone(&of_request));
         async move {
+            let busy = place.busy();
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(address);
-            let response: Result<_, Infallible> = router.oneshot(request).await;
-            response
+            request.extensions_mut().insert(place);
+            let response: Result<Response, Infallible> = router.oneshot(request).await;
+            response.map(|response| response.map(|body| Holding::new(body, busy)))
         }
     });
+    let guarded = StallGuard::new(stream, slot, Some(Arc::clone(&place)));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(StallGuard::new(stream, slot)), service)
+        .serve_connection(TokioIo::new(guarded), service)
         .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = place.closed().cancelled() => {
+            debug!(address = %address.0, "connection closed: its place went to an address that has fewer");
+            return;
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

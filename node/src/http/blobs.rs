@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Extension;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use engine::ApiError;
 use engine::api::BlobUpload;
+use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::time::timeout;
 use types::ids::BlobHash;
-use types::limits::BLOB_BYTES_MAX;
+use types::limits::{BLOB_BYTES_MAX, BLOB_CHUNK_BYTES};
 
+use super::keep::Holding;
 use super::refusal::{Refusal, json_response};
 use super::{ClientAddress, Edge};
 
@@ -22,7 +25,8 @@ use super::{ClientAddress, Edge};
 const PART_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest upload.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
-
+/// Room of a download, bytes: the chunk being sent, and the next one.
+const GET_ROOM: usize = 2 * BLOB_CHUNK_BYTES as usize;
 /// Longest time for which a refused upload is still read.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -99,40 +103,52 @@ async fn store(
             "bytes",
             0,
             format!("1 to {BLOB_BYTES_MAX}"),
-            "the blob is empty".into(),
+            "the blob is empty; send at least one byte".into(),
         ));
     }
     Ok(upload.finish().await?)
 }
 
-/// Hands out a blob.
+/// Hands out a blob, one chunk after another: the next is read from the disk when the connection takes it.
 pub(super) async fn get(
     State(edge): State<Arc<Edge>>,
     Extension(ClientAddress(address)): Extension<ClientAddress>,
     Path(hash): Path<String>,
 ) -> Response {
-    let read = async {
+    let opened = async {
         let permit = edge.addresses.call(address.ip(), Instant::now())?;
-        let hash: BlobHash = hash
-            .parse()
-            .map_err(|e: types::TypeError| Refusal::params("hash", &hash, "64 hex digits", e.to_string()))?;
-        let bytes = edge.engine.blob(hash).await?;
-        drop(permit);
-        Ok::<_, Refusal>((hash, bytes))
+        let hash: BlobHash = hash.parse().map_err(|e: types::TypeError| {
+            Refusal::params("hash", &hash, "64 hex digits", format!("hash: {e}; send 64 hex digits"))
+        })?;
+        let bytes = edge.engine.blob_bytes(&hash)?;
+        let room = edge.unsent.take(address.ip(), GET_ROOM).await?;
+        // The first chunk before the head, so that a blob that can't be read is refused in words.
+        let first = if bytes == 0 { vec![] } else { edge.engine.blob_chunk(hash, 0).await? };
+        Ok::<_, Refusal>((hash, bytes, first, (permit, room)))
     };
-    match read.await {
-        Err(refusal) => refusal.into_response(),
-        Ok((hash, bytes)) => {
-            let mut response = Response::new(Body::from(bytes));
-            let headers = response.headers_mut();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
-            if let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\"")) {
-                headers.insert(header::ETAG, tag);
+    let (hash, bytes, first, held) = match opened.await {
+        Err(refusal) => return refusal.into_response(),
+        Ok(opened) => opened,
+    };
+    let rest =
+        stream::try_unfold((Arc::clone(&edge), 1u32, first.len() as u64), move |(edge, number, sent)| async move {
+            if sent >= bytes {
+                return Ok::<_, ApiError>(None);
             }
-            response
-        }
+            let part = edge.engine.blob_chunk(hash, number).await?;
+            let sent = sent.saturating_add(part.len() as u64);
+            Ok(Some((Bytes::from(part), (edge, number.saturating_add(1), sent))))
+        });
+    let parts = stream::once(async move { Ok(Bytes::from(first)) }).chain(rest);
+    let mut response = Response::new(Body::new(Holding::new(Body::from_stream(parts), held)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\"")) {
+        headers.insert(header::ETAG, tag);
     }
+    response
 }
 
 fn too_large(bytes: u64) -> Refusal {

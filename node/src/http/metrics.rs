@@ -33,6 +33,8 @@ pub(crate) struct EdgeMetrics {
     pub(crate) connections: IntGauge,
     /// Connections closed because all were in use.
     pub(crate) connections_refused: IntCounter,
+    /// Connections closed to give their place to an address that has fewer.
+    pub(crate) connections_replaced: IntCounter,
     /// Subscriptions now.
     pub(crate) subscribers: IntGauge,
     /// Subscriptions ended because their reader was too slow.
@@ -47,6 +49,7 @@ pub(crate) struct EdgeMetrics {
     pub(crate) jobs: IntCounterVec,
     /// Jobs that failed, as seen since the start.
     pub(crate) jobs_failed: IntCounter,
+    unsent: IntGauge,
     buckets: IntGauge,
     memory: IntGauge,
     open_files: IntGauge,
@@ -100,8 +103,14 @@ impl EdgeMetrics {
             connections_refused: counter(
                 r,
                 "rpc_connections_refused_total",
-                "Connections closed because all were in use.",
+                "Connections closed because all that their address may have were in use.",
             )?,
+            connections_replaced: counter(
+                r,
+                "rpc_connections_replaced_total",
+                "Connections closed to give their place to an address that has fewer.",
+            )?,
+            unsent: gauge(r, "rpc_unsent_bytes", "Bytes of answers that are being made or wait to be sent.")?,
             subscribers: gauge(r, "websocket_subscribers_total", "Subscriptions now; a gauge despite its name.")?,
             subscribers_lagged: counter(
                 r,
@@ -148,6 +157,7 @@ impl EdgeMetrics {
     fn text(&self, edge: &Edge) -> prometheus::Result<String> {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.buckets.set(number(u64::try_from(edge.addresses.len()).unwrap_or(u64::MAX)));
+        self.unsent.set(number(u64::try_from(edge.unsent.bytes()).unwrap_or(u64::MAX)));
         self.memory.set(number(system::memory().used_mb << 20));
         self.open_files.set(number(system::open_files()));
         let mut out = Vec::new();

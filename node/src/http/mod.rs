@@ -1,21 +1,25 @@
 //! The one listener: JSON-RPC over HTTP and WebSocket, blobs, metrics and health.
 //!
-//! Bounds on what comes from outside: connections at once (one more is closed), time for a request's head and body,
-//! time that a write may stand still, bytes of a body or a WebSocket message, calls in a batch, calls a second and at
-//! once per client address, subscriptions per connection, uploaded bytes per client address. Errors have one form
-//! everywhere, and the same bytes get the same one over HTTP and WebSocket; see [`refusal`].
+//! Bounds on what comes from outside: connections at once, in all and per client address; time for a request's head and body;
+//! the rate at which answers must be read, and their bytes until they are, in all and per client address; bytes of a body or
+//! a WebSocket message, calls in a batch, calls a second and at once per client address (pages for probes and scrapers count
+//! as calls), subscriptions per connection, uploaded bytes per client address. Errors have one form everywhere, and the same
+//! bytes get the same one over HTTP and WebSocket; see [`refusal`].
 
 mod accept;
 mod blobs;
 mod frames;
 mod health;
+pub(crate) mod keep;
 pub(crate) mod metrics;
 mod openmetrics;
+mod places;
 pub(crate) mod rate;
 pub(crate) mod refusal;
 mod router;
 mod socket;
 mod stall;
+pub(crate) mod unsent;
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +37,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 use metrics::EdgeMetrics;
 use rate::{Addresses, Limits};
+use unsent::{UNSENT_MAX, Unsent};
 
 /// Largest body outside blobs, and largest WebSocket message, bytes.
 pub(crate) const BODY_MAX: usize = 1 << 20;
@@ -40,12 +45,26 @@ pub(crate) const BODY_MAX: usize = 1 << 20;
 pub(crate) const BATCH_MAX: usize = 10;
 /// Subscriptions of a connection.
 pub(crate) const SUBSCRIPTIONS_MAX: u32 = 32;
-/// Calls of a client address that may be under way at once.
+/// Calls of a client address that may be under way at once, those included whose answer has not been sent.
 pub(crate) const IN_FLIGHT_MAX: u32 = 64;
 /// Longest wait for a request's body outside blobs.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for open connections to end when the node stops.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// The messages in what a WebSocket client sends, until it ends or breaks the protocol, and how it did.
+pub(crate) async fn frames_in(bytes: &[u8]) -> (Vec<Vec<u8>>, Option<String>) {
+    let (mut reader, mut messages) = (frames::Reader::new(bytes, BODY_MAX), vec![]);
+    loop {
+        match reader.next().await {
+            Ok(frames::Incoming::Message(message)) => messages.push(message),
+            Ok(frames::Incoming::Close) => return (messages, None),
+            Ok(_) => {}
+            Err(frames::Broken::Gone(_)) => return (messages, None),
+            Err(fault) => return (messages, Some(format!("{fault:?}"))),
+        }
+    }
+}
 
 /// What every request handler sees.
 pub(crate) struct Edge {
@@ -55,6 +74,8 @@ pub(crate) struct Edge {
     pub(crate) metrics: EdgeMetrics,
     /// Rates, quotas and calls under way by client address.
     pub(crate) addresses: Addresses,
+    /// Room for answers.
+    pub(crate) unsent: Unsent,
     /// When the edge started.
     pub(crate) started: Instant,
 }
@@ -98,7 +119,9 @@ pub(crate) fn serve(listener: TcpListener, engine: EngineHandle, config: &Config
         loopback_exempt: config.node.testnet,
     };
     let metrics = EdgeMetrics::new().map_err(|e| internal(e.to_string()))?;
-    let edge = Arc::new(Edge { engine, metrics, addresses: Addresses::new(limits), started: Instant::now() });
+    let started = Instant::now();
+    let edge =
+        Arc::new(Edge { engine, metrics, addresses: Addresses::new(limits), unsent: Unsent::new(UNSENT_MAX), started });
     let stop = CancellationToken::new();
     let (router, rpc_stop) =
         router::router(Arc::clone(&edge), config.rpc.connections_max).map_err(|e| internal(e.to_string()))?;

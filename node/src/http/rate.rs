@@ -130,22 +130,24 @@ impl Addresses {
 
     /// The address as counted; `None` when it has no limits.
     fn key(&self, address: IpAddr) -> Option<IpAddr> {
-        let address = address.to_canonical();
-        if self.limits.loopback_exempt && address.is_loopback() {
-            return None;
-        }
-        Some(match address {
-            IpAddr::V4(_) => address,
-            IpAddr::V6(v6) => {
-                let [a, b, c, d, ..] = v6.segments();
-                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            }
-        })
+        let exempt = self.limits.loopback_exempt && address.to_canonical().is_loopback();
+        (!exempt).then(|| network(address))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Entry>> {
         // Every change is a single assignment, so a panic elsewhere leaves no half-made entry.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What counts as one client: an IPv4 address, or an IPv6 network of /64. The machine itself keeps its address.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if !v6.is_loopback() => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        other => other,
     }
 }
 

@@ -6,10 +6,13 @@ use axum::response::{IntoResponse, Response};
 use engine::api::ApiError;
 use jsonrpsee::types::{ErrorObjectOwned, Id, InvalidRequest, Notification, Request};
 use serde::Serialize;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::{BATCH_MAX, BODY_MAX};
+
+/// Seconds after which a client that is refused for the moment may come again.
+const RETRY_AFTER_S: &str = "1";
 
 /// Why a request was refused.
 #[derive(Clone, Debug)]
@@ -44,7 +47,7 @@ impl Refusal {
 
     /// A request that is too long.
     pub(crate) fn too_large() -> Self {
-        let message = format!("a request has at most {BODY_MAX} bytes; programs and arguments go to PUT /v1/blobs");
+        let message = format!("a request has at most {BODY_MAX} bytes; send programs and arguments to PUT /v1/blobs");
         Self::field("too_large", "body", "over the limit", BODY_MAX, message)
     }
 
@@ -147,18 +150,31 @@ impl From<Refusal> for ErrorObjectOwned {
 impl Refusal {
     /// The answer to a call of this id that the JSON-RPC layer does not see.
     pub(crate) fn answer_to(&self, id: &Id<'_>) -> Response {
-        let body = json!({
+        let mut response = json_response(self.status(), &self.object(id));
+        retry_after(&mut response);
+        response
+    }
+
+    /// The JSON-RPC answer to a call of this id.
+    pub(crate) fn object(&self, id: &Id<'_>) -> Value {
+        json!({
             "jsonrpc": "2.0",
             "id": id,
             "error": { "code": self.number(), "message": self.error.message, "data": self.data() },
-        });
-        json_response(self.status(), &body)
+        })
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         self.answer_to(&Id::Null)
+    }
+}
+
+/// Tells a client that is refused for the moment when to come again.
+pub(crate) fn retry_after(response: &mut Response) {
+    if matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
     }
 }
 

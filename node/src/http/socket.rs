@@ -1,9 +1,10 @@
 //! A WebSocket connection with JSON-RPC: messages in, answers and events out.
 //!
-//! Bounds: bytes of a message, messages answered at once (no more are read until one is answered), answers that wait to
-//! be sent (then calls and subscriptions wait), subscriptions, time without a sign of life. A write that stands still
-//! is ended by [`super::stall`]. The errors are HTTP's for the same bytes; see [`dispatch`]. After a message that is
-//! too large the connection ends, because the rest of it was not read.
+//! Bounds: bytes of a message, messages answered at once (no more are read until an answer has been sent), events that
+//! wait to be sent (then subscriptions wait), subscriptions, time without a sign of life. Answers hold what their calls
+//! took, room among it, until they have been sent; a reader who is too slow is given up by [`super::stall`]. The errors
+//! are HTTP's for the same bytes; see [`dispatch`]. After a message that is too large the connection ends, because the
+//! rest of it was not read.
 
 use std::io;
 use std::sync::Arc;
@@ -19,21 +20,24 @@ use jsonrpsee::types::{ErrorObjectOwned, Extensions, Id};
 use serde_json::value::RawValue;
 use soketto::base::OpCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tower::Layer;
 use tracing::debug;
 
 use super::frames::{self, Broken, Incoming, Reader};
+use super::keep::Keep;
+use super::places::Place;
 use super::refusal::Refusal;
 use super::{BODY_MAX, ClientAddress, DRAIN};
 use crate::rpc::dispatch::{self, Session};
 use crate::rpc::guard::{Guard, GuardLayer};
 
-/// Messages of a connection that are answered at once; each may have as many bytes as a message has at most.
+/// Messages of a connection that are answered at once, or whose answer waits to be sent; each may have as many bytes as a
+/// message has at most.
 const ANSWERED_MAX: usize = 32;
-/// Messages of a connection that wait to be sent; then its calls wait.
+/// Events of a connection that wait to be sent; then its subscriptions wait.
 const WAITING_MAX: usize = 64;
 /// Time between two pings.
 const PING: Duration = Duration::from_secs(30);
@@ -97,13 +101,28 @@ pub(super) fn upgrade(sessions: Sessions, request: Request<Body>) -> Response<Bo
     if let Some(address) = request.extensions().get::<ClientAddress>() {
         extensions.insert(*address);
     }
+    let Some(place) = request.extensions().get::<Arc<Place>>().cloned() else {
+        return Refusal::new("internal", "this connection has no place").into_response();
+    };
     tokio::spawn(async move {
         match hyper::upgrade::on(request).await {
-            Ok(upgraded) => session(TokioIo::new(upgraded), sessions, extensions).await,
+            Ok(upgraded) => {
+                tokio::select! {
+                    () = session(TokioIo::new(upgraded), sessions, extensions, &place) => {}
+                    () = place.closed().cancelled() => debug!("a WebSocket connection's place went to somebody else"),
+                }
+            }
             Err(error) => debug!(%error, "upgrade to WebSocket failed"),
         }
     });
     answer.map(|()| Body::empty())
+}
+
+/// An answer on its way out, with what is held until it has been sent.
+struct Answer {
+    json: Box<RawValue>,
+    _keep: Keep,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// What reading and writing share.
@@ -111,7 +130,7 @@ struct Link {
     began: Instant,
     /// Last sign of life, ms after `began`.
     heard: AtomicU64,
-    /// Places for messages that are being answered.
+    /// Places for messages that are being answered, or whose answer waits to be sent.
     places: Arc<Semaphore>,
 }
 
@@ -127,22 +146,29 @@ impl Link {
     }
 }
 
-async fn session(io: impl AsyncRead + AsyncWrite + Send, sessions: Sessions, extensions: Extensions) {
+async fn session(
+    io: impl AsyncRead + AsyncWrite + Send,
+    sessions: Sessions,
+    extensions: Extensions,
+    connection: &Arc<Place>,
+) {
     let (read, write) = tokio::io::split(io);
     let mut reader = Reader::new(BufReader::new(read), BODY_MAX);
-    let (queue, answers) = mpsc::channel(WAITING_MAX);
+    let (queue, events) = mpsc::channel(WAITING_MAX);
+    // One more than there are places: for the refusal of what is too large.
+    let (outbox, answers) = mpsc::channel(ANSWERED_MAX + 1);
     let (pongs, pings) = mpsc::channel(1);
     let (finish, finished) = oneshot::channel();
     let sink = MethodSink::new_with_limit(queue, dispatch::ANSWER_MAX);
-    let service = sessions.guard.layer(Session::new(sessions.methods, sink.clone()));
+    let service = sessions.guard.layer(Session::new(sessions.methods, sink));
     let places = Arc::new(Semaphore::new(ANSWERED_MAX));
     let link = Link { began: Instant::now(), heard: AtomicU64::new(0), places };
     // Calls end with the session.
     let mut calls = JoinSet::new();
 
-    let mut writing = std::pin::pin!(send_all(BufWriter::new(write), answers, pings, finished, &link));
+    let mut writing = std::pin::pin!(send_all(BufWriter::new(write), (answers, events), pings, finished, &link));
     let end = tokio::select! {
-        end = receive(&mut reader, &mut calls, &service, &sink, &pongs, &extensions, &link) => end,
+        end = receive(&mut reader, &mut calls, &service, &outbox, &pongs, (&extensions, connection), &link) => end,
         () = sessions.stop.shutdown() => End::Stopped,
         _ = &mut writing => return,
     };
@@ -166,9 +192,9 @@ async fn receive<R: AsyncRead + Unpin>(
     reader: &mut Reader<R>,
     calls: &mut JoinSet<()>,
     service: &Guard<Session>,
-    sink: &MethodSink,
+    outbox: &mpsc::Sender<Answer>,
     pongs: &mpsc::Sender<Vec<u8>>,
-    extensions: &Extensions,
+    (extensions, connection): (&Extensions, &Arc<Place>),
     link: &Link,
 ) -> End {
     loop {
@@ -179,10 +205,15 @@ async fn receive<R: AsyncRead + Unpin>(
         link.hear();
         match incoming {
             Ok(Incoming::Message(bytes)) => {
-                let (service, sink, extensions) = (service.clone(), sink.clone(), extensions.clone());
+                let (service, outbox, busy) = (service.clone(), outbox.clone(), connection.busy());
+                let (mut extensions, keep) = (extensions.clone(), Keep::default());
+                extensions.insert(keep.clone());
                 calls.spawn(async move {
-                    deliver(dispatch::answer(&service, &bytes, &extensions).await, &sink).await;
-                    drop(place);
+                    let response = dispatch::answer(&service, &bytes, &extensions).await;
+                    // Its clone of what is held.
+                    drop(extensions);
+                    deliver(response, &outbox, keep, Some(place)).await;
+                    drop(busy);
                 });
                 // Forget those that are done.
                 while calls.try_join_next().is_some() {}
@@ -194,7 +225,7 @@ async fn receive<R: AsyncRead + Unpin>(
             Err(Broken::TooLarge { bytes }) => {
                 debug!(bytes, "a WebSocket message is too large");
                 let refusal = ErrorObjectOwned::from(Refusal::too_large());
-                deliver(MethodResponse::error(Id::Null, refusal), sink).await;
+                deliver(MethodResponse::error(Id::Null, refusal), outbox, Keep::default(), None).await;
                 return End::TooLarge;
             }
             Err(Broken::Protocol(error)) => {
@@ -210,13 +241,18 @@ async fn receive<R: AsyncRead + Unpin>(
 }
 
 /// Queues an answer. A subscription's was queued by itself, before its first event; a notification has none.
-async fn deliver(response: MethodResponse, sink: &MethodSink) {
+async fn deliver(
+    response: MethodResponse,
+    outbox: &mpsc::Sender<Answer>,
+    keep: Keep,
+    place: Option<OwnedSemaphorePermit>,
+) {
     if !response.is_method_call() && !response.is_batch() {
         return;
     }
     let is_success = response.is_success();
     let (json, sent, _) = response.into_parts();
-    if sink.send(json).await.is_ok()
+    if outbox.send(Answer { json, _keep: keep, _place: place }).await.is_ok()
         && let Some(sent) = sent
     {
         sent.notify(is_success);
@@ -226,7 +262,7 @@ async fn deliver(response: MethodResponse, sink: &MethodSink) {
 /// Sends what is queued, pings and pongs, until told to finish; then what is queued still, and a close frame.
 async fn send_all(
     mut io: impl AsyncWrite + Unpin,
-    mut answers: mpsc::Receiver<Box<RawValue>>,
+    (mut answers, mut events): (mpsc::Receiver<Answer>, mpsc::Receiver<Box<RawValue>>),
     mut pings: mpsc::Receiver<Vec<u8>>,
     mut finished: oneshot::Receiver<End>,
     link: &Link,
@@ -236,7 +272,8 @@ async fn send_all(
     let end = loop {
         tokio::select! {
             Some(bytes) = pings.recv() => frames::send(&mut io, OpCode::Pong, &bytes).await?,
-            Some(answer) = answers.recv() => frames::send(&mut io, OpCode::Text, answer.get().as_bytes()).await?,
+            Some(answer) = answers.recv() => frames::send(&mut io, OpCode::Text, answer.json.get().as_bytes()).await?,
+            Some(event) = events.recv() => frames::send(&mut io, OpCode::Text, event.get().as_bytes()).await?,
             _ = beat.tick() => {
                 if link.is_silent() {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the client is silent"));
@@ -248,7 +285,12 @@ async fn send_all(
     };
     answers.close();
     while let Some(answer) = answers.recv().await {
-        frames::send(&mut io, OpCode::Text, answer.get().as_bytes()).await?;
+        frames::send(&mut io, OpCode::Text, answer.json.get().as_bytes()).await?;
+    }
+    // The answers to subscriptions among them.
+    events.close();
+    while let Some(event) = events.recv().await {
+        frames::send(&mut io, OpCode::Text, event.get().as_bytes()).await?;
     }
     if let Some(code) = end.code() {
         frames::send(&mut io, OpCode::Close, &code.to_be_bytes()).await?;

@@ -1,5 +1,6 @@
 //! The edge over real sockets, before a node of one validator.
 
+mod floods;
 mod sockets;
 
 use std::net::SocketAddr;
@@ -21,15 +22,15 @@ use crate::client::Client;
 use crate::config::Config;
 
 /// A node with its edge.
-struct Node {
-    address: SocketAddr,
+pub(super) struct Node {
+    pub(super) address: SocketAddr,
     server: Server,
     engine: EngineHandle,
     _home: tempfile::TempDir,
 }
 
 impl Node {
-    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let home = tempfile::tempdir().unwrap();
         let (consensus, account) = (SecretKey::from_seed([1; 32]), SecretKey::from_seed([2; 32]));
         let account_key = account.clone();
@@ -73,7 +74,7 @@ impl Node {
         Self { address, server, engine, _home: home }
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.server.shutdown().await;
         self.engine.shutdown().await;
     }
@@ -96,7 +97,7 @@ impl Node {
         (status, head, answer[end + 4..].to_vec())
     }
 
-    async fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
+    pub(super) async fn request(&self, method: &str, path: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
@@ -104,12 +105,12 @@ impl Node {
         self.raw(&[head.as_bytes(), body]).await
     }
 
-    async fn json(&self, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+    pub(super) async fn json(&self, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
         let (status, _, body) = self.request(method, path, body).await;
         (status, serde_json::from_slice(&body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&body))))
     }
 
-    async fn call(&self, method: &str, params: Value) -> Value {
+    pub(super) async fn call(&self, method: &str, params: Value) -> Value {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
         self.json("POST", "/", body.as_bytes()).await.1
     }

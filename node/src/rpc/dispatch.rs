@@ -70,7 +70,7 @@ where
     }
 }
 
-fn entry<'a>(text: &'a str, extensions: &Extensions) -> Result<BatchEntry<'a>, BatchEntryErr<'a>> {
+pub(super) fn entry<'a>(text: &'a str, extensions: &Extensions) -> Result<BatchEntry<'a>, BatchEntryErr<'a>> {
     if let Ok(mut call) = serde_json::from_str::<Request<'a>>(text) {
         *call.extensions_mut() = extensions.clone();
         return Ok(BatchEntry::Call(call));

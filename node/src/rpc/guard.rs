@@ -1,5 +1,5 @@
 //! What every call passes on its way in, over HTTP and WebSocket alike: the rate of its client address, the count of calls
-//! under way, and the edge's metrics.
+//! under way, room for its answer, and the edge's metrics. What it takes it holds until the answer has been sent.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,13 +9,30 @@ use jsonrpsee::server::middleware::rpc::{Batch, BatchEntry, Notification, Reques
 use jsonrpsee::server::{BatchResponseBuilder, MethodResponse};
 use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, METHOD_NOT_FOUND_CODE, TOO_MANY_SUBSCRIPTIONS_CODE};
 use jsonrpsee::types::{ErrorObjectOwned, Id};
+use types::limits::{BLOCK_BYTES_MAX, PROOF_BYTES_MAX};
 
 use super::methods::NAMES;
+use crate::http::keep::Keep;
 use crate::http::refusal::Refusal;
 use crate::http::{ClientAddress, Edge, SUBSCRIPTIONS_MAX};
 
 /// Largest answer to a batch, bytes.
 const BATCH_ANSWER_MAX: usize = 72 << 20;
+/// Room for an answer that no other bound is known of, bytes: a page of a list.
+const ANSWER_ROOM: usize = 256 << 10;
+/// Room for a block as JSON, with its transactions in hex and in fields.
+const BLOCK_ROOM: usize = 6 * BLOCK_BYTES_MAX;
+/// Room for a receipt in hex: its proof, and a megabyte for the rest.
+const RECEIPT_ROOM: usize = 2 * (PROOF_BYTES_MAX as usize + (1 << 20));
+
+/// The most that the answer to a method has, but for odd cases; the room is fitted to it once it is made.
+fn room_of(method: &str) -> usize {
+    match method {
+        "job_receipt" => RECEIPT_ROOM,
+        "chain_block" => BLOCK_ROOM,
+        _ => ANSWER_ROOM,
+    }
+}
 
 /// Puts a [`Guard`] around the module's service.
 #[derive(Clone)]
@@ -66,10 +83,16 @@ where
             let method = NAMES.iter().copied().find(|name| *name == request.method_name()).unwrap_or("other");
             // Every request carries the address; one that did not would share the limits of "nobody".
             let address = request.extensions().get::<ClientAddress>().map_or(IpAddr::from([0, 0, 0, 0]), |a| a.0.ip());
-            let permit = match edge.addresses.call(address, Instant::now()) {
-                Ok(permit) => permit,
+            let keep = request.extensions().get::<Keep>().cloned().unwrap_or_default();
+            let taken = async {
+                let permit = edge.addresses.call(address, Instant::now())?;
+                Ok::<_, Refusal>((permit, edge.unsent.take(address, room_of(method)).await?))
+            };
+            let (permit, mut room) = match taken.await {
+                Ok(taken) => taken,
                 Err(refusal) => {
                     edge.metrics.calls.with_label_values(&[method, "limited"]).inc();
+                    keep.refused(&refusal);
                     return MethodResponse::error(request.id, ErrorObjectOwned::from(refusal));
                 }
             };
@@ -79,7 +102,8 @@ where
             if let Some(refusal) = response.as_error_code().and_then(|code| in_our_form(code, &name)) {
                 response = MethodResponse::error(id, ErrorObjectOwned::from(refusal));
             }
-            drop(permit);
+            room.fit(response.as_json().get().len());
+            keep.hold(permit, room);
             let outcome = if response.is_success() { "ok" } else { "error" };
             edge.metrics.calls.with_label_values(&[method, outcome]).inc();
             let seconds = since.elapsed().as_secs_f64();
@@ -154,7 +178,7 @@ fn in_our_form(code: i32, method: &str) -> Option<Refusal> {
             ))
         }
         INTERNAL_ERROR_CODE if method.contains("ubscribe") => {
-            let message = format!("{shown} needs a WebSocket connection");
+            let message = format!("{shown} needs a WebSocket connection; open one by GET / with Upgrade: websocket");
             Some(Refusal::field("websocket_only", "method", shown, "GET / with Upgrade: websocket", message))
         }
         _ => None,

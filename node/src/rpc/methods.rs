@@ -133,7 +133,7 @@ fn chain(module: &mut RpcModule<Edge>) -> Result<(), RegisterError> {
 }
 
 fn bad_block(value: &str, what: &str) -> Refusal {
-    Refusal::params("block", value, what, format!("block: '{value}' is not {what}"))
+    Refusal::params("block", value, what, format!("block: '{value}' is not {what}; send what is"))
 }
 
 fn accounts(module: &mut RpcModule<Edge>) -> Result<(), RegisterError> {
@@ -179,7 +179,12 @@ fn list_limit(arguments: &mut Arguments) -> Result<u32, Refusal> {
     let what = format!("a number from 1 to {LIST_MAX}");
     let limit = arguments.optional::<u32>("limit", &what)?.unwrap_or(LIST);
     if limit == 0 || limit > LIST_MAX {
-        return Err(Refusal::params("limit", limit, LIST_MAX, format!("limit: {limit} is not {what}")));
+        return Err(Refusal::params(
+            "limit",
+            limit,
+            LIST_MAX,
+            format!("limit: {limit} is not {what}; choose one that is"),
+        ));
     }
     Ok(limit)
 }
@@ -191,6 +196,19 @@ async fn submit(
     fits: fn(&Action) -> bool,
     what: &'static str,
 ) -> Result<impl serde::Serialize, Refusal> {
+    let (tx, wait) = submission(&mut arguments)?;
+    if !fits(&tx.content.action) {
+        let message = format!("tx: this call takes {what}; use tx_submit for any other transaction");
+        return Err(Refusal::params("tx", "another action", what, message));
+    }
+    Ok(edge.engine.submit(tx, wait).await?)
+}
+
+/// A signed transaction in hex, and how long to wait for its block.
+///
+/// # Errors
+/// `invalid_params`.
+pub(super) fn submission(arguments: &mut Arguments) -> Result<(SignedTx, Duration), Refusal> {
     let digits: String = arguments.required("tx", "the signed transaction in hex")?;
     let wait = arguments.optional::<u64>("wait_ms", "a number of milliseconds")?;
     let wait = match wait {
@@ -217,9 +235,5 @@ async fn submit(
     };
     let bytes = hex::decode(&digits).map_err(|e| refused(e.to_string()))?;
     let tx = SignedTx::from_bytes(&bytes).map_err(|e| refused(e.to_string()))?;
-    if !fits(&tx.content.action) {
-        let message = format!("tx: this call takes {what}; tx_submit takes any transaction");
-        return Err(Refusal::params("tx", "another action", what, message));
-    }
-    Ok(edge.engine.submit(tx, wait).await?)
+    Ok((tx, wait))
 }

@@ -13,9 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jsonrpsee::RpcModule;
-use jsonrpsee::types::ErrorObjectOwned;
+use jsonrpsee::core::middleware::BatchEntry;
+use jsonrpsee::types::{ErrorObjectOwned, Extensions};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use types::ids::JobId;
+use types::job::JobStatus;
+use types::keys::PublicKey;
 
 use crate::http::Edge;
 use crate::http::refusal::Refusal;
@@ -27,6 +32,45 @@ pub(crate) type RegisterError = jsonrpsee::core::RegisterMethodError;
 
 /// Longest time of a call that only reads.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Reads a message as a connection does and its calls' parameters as methods do, without a node behind them; what a fuzz target
+/// needs. Returns the refusals, as clients see them.
+pub(crate) fn read_only(bytes: &[u8]) -> Vec<Value> {
+    if let Some((id, refusal)) = dispatch::malformed(bytes) {
+        return vec![refusal.object(&id)];
+    }
+    let entries: Vec<&RawValue> = match serde_json::from_slice(bytes) {
+        Ok(entries) => entries,
+        Err(_) => serde_json::from_slice(bytes).into_iter().collect(),
+    };
+    let mut refusals = vec![];
+    for entry in entries {
+        let call = match dispatch::entry(entry.get(), &Extensions::new()) {
+            Ok(BatchEntry::Call(call)) => call,
+            Ok(BatchEntry::Notification(_)) => continue,
+            Err(error) => {
+                let (error, id) = error.into_parts();
+                refusals.push(json!({ "jsonrpc": "2.0", "id": id, "error": error }));
+                continue;
+            }
+        };
+        let params = call.params.as_ref().map(|params| params.get());
+        let read: [fn(Option<&str>) -> Result<(), Refusal>; 4] = [
+            |params| methods::submission(&mut Arguments::read(params, &["tx", "wait_ms"])?).map(drop),
+            |params| Arguments::read(params, &["job_id"])?.required::<JobId>("job_id", "64 hex digits").map(drop),
+            |params| Arguments::read(params, &["block"])?.required::<Value>("block", "a height or a hash").map(drop),
+            |params| {
+                let mut arguments = Arguments::read(params, &["sender", "status", "after", "limit"])?;
+                arguments.optional::<PublicKey>("sender", "64 hex digits")?;
+                arguments.optional::<JobStatus>("status", "a status")?;
+                arguments.optional::<String>("after", "a cursor")?;
+                arguments.optional::<u32>("limit", "a number").map(drop)
+            },
+        ];
+        refusals.extend(read.iter().filter_map(|read| read(params).err()).map(|refusal| refusal.object(&call.id)));
+    }
+    refusals
+}
 
 /// All methods.
 ///

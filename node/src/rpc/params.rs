@@ -20,27 +20,28 @@ impl Arguments {
         let known = || if names.is_empty() { "none".to_string() } else { names.join(", ") };
         let value: Value = match params {
             None => Value::Null,
-            Some(text) => serde_json::from_str(text)
-                .map_err(|e| Refusal::params("params", "unreadable", known(), format!("params: {e}")))?,
+            Some(text) => serde_json::from_str(text).map_err(|e| {
+                Refusal::params("params", "unreadable", known(), format!("params: {e}; send a list or an object"))
+            })?,
         };
         let values = match value {
             Value::Null => Map::new(),
             Value::Array(list) => {
                 if list.len() > names.len() {
-                    let message = format!("{} parameters were given; they are: {}", list.len(), known());
+                    let message = format!("{} parameters were given; send at most these: {}", list.len(), known());
                     return Err(Refusal::params("params", list.len(), names.len(), message));
                 }
                 names.iter().map(ToString::to_string).zip(list).collect()
             }
             Value::Object(map) => {
                 if let Some(name) = map.keys().find(|name| !names.contains(&name.as_str())) {
-                    let message = format!("there is no parameter {}; they are: {}", shorten(name), known());
+                    let message = format!("there is no parameter {}; use only these: {}", shorten(name), known());
                     return Err(Refusal::params("params", name, known(), message));
                 }
                 map
             }
             other => {
-                let message = "params must be a list or an object".to_string();
+                let message = "params must be a list or an object; send one of the two".to_string();
                 return Err(Refusal::params("params", shorten(&other.to_string()), "a list or an object", message));
             }
         };
@@ -54,7 +55,7 @@ impl Arguments {
     pub(crate) fn required<T: DeserializeOwned>(&mut self, name: &str, what: &str) -> Result<T, Refusal> {
         match self.optional(name, what)? {
             Some(value) => Ok(value),
-            None => Err(Refusal::params(name, "missing", what, format!("{name} is missing; it must be {what}"))),
+            None => Err(Refusal::params(name, "missing", what, format!("{name} is missing; send {what}"))),
         }
     }
 
@@ -70,7 +71,9 @@ impl Arguments {
         let shown = shorten(value.as_str().unwrap_or(&value.to_string()));
         match serde_json::from_value(value) {
             Ok(value) => Ok(Some(value)),
-            Err(_) => Err(Refusal::params(name, &shown, what, format!("{name}: '{shown}' is not {what}"))),
+            Err(_) => {
+                Err(Refusal::params(name, &shown, what, format!("{name}: '{shown}' is not {what}; send what is")))
+            }
         }
     }
 }

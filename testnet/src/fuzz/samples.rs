@@ -11,6 +11,7 @@ use consensus::machine::TimerKind;
 use consensus::wal;
 use proof::envelope;
 use prover::{Engine, ProveRequest, local_statement};
+use serde_json::{Value, json};
 use storage::log::{self, LogHeader};
 use types::Wire;
 use types::blob::{BlobManifest, blob_hash};
@@ -469,4 +470,68 @@ pub fn receipts() -> Vec<Vec<u8>> {
         ..whole.clone()
     };
     vec![short.to_bytes(), whole.to_bytes()]
+}
+
+/// One valid call of every method that needs no wait.
+pub fn rpc_calls() -> Vec<Vec<u8>> {
+    let id = "ab".repeat(32);
+    let transaction = records().into_iter().find(|r| r.first() == Some(&3)).unwrap_or_default();
+    let digits: String = transaction.iter().skip(1).map(|b| format!("{b:02x}")).collect();
+    let calls = [
+        ("job_status", json!([id])),
+        ("job_list", json!({"status": "running", "limit": 5})),
+        ("job_receipt", json!({"job_id": id})),
+        ("job_explain", json!([id])),
+        ("job_estimate", json!([100_000])),
+        ("job_submit", json!({"tx": digits, "wait_ms": 0})),
+        ("job_cancel", json!([digits, 0])),
+        ("chain_head", json!([])),
+        ("chain_block", json!([1])),
+        ("chain_block", json!([id])),
+        ("chain_validators", json!({"height": 1})),
+        ("chain_genesis", Value::Null),
+        ("net_info", json!([])),
+        ("net_peers", json!({})),
+        ("account_balance", json!([id])),
+        ("account_nonce", json!([id])),
+        ("tx_submit", json!([digits, 0])),
+        ("tx_status", json!([id])),
+        ("prover_list", json!([])),
+        ("prover_status", json!([])),
+        ("evidence_list", json!([20])),
+    ];
+    let one = |(method, params): &(&str, Value)| json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
+    let mut all: Vec<_> = calls.iter().map(|call| one(call).to_string().into_bytes()).collect();
+    all.push(Value::from(calls.iter().take(4).map(one).collect::<Vec<_>>()).to_string().into_bytes());
+    all
+}
+
+/// One masked WebSocket frame: its first byte (last part and kind), and its content.
+pub fn socket_frame(first: u8, content: &[u8]) -> Vec<u8> {
+    let mask = [0x5a, 0, 0xa5, 1];
+    let mut frame = vec![first, 0x80 | 127];
+    frame.extend_from_slice(&(content.len() as u64).to_be_bytes());
+    frame.extend_from_slice(&mask);
+    frame.extend(content.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+/// What WebSocket clients send: every call as a message, one in parts with a ping between them, one after another.
+pub fn rpc_sockets() -> Vec<Vec<u8>> {
+    let calls = rpc_calls();
+    let mut all: Vec<_> = calls.iter().map(|call| socket_frame(0x81, call)).collect();
+    let (left, right) = calls.first().map_or((&[][..], &[][..]), |call| call.split_at(call.len() / 2));
+    let parts = [socket_frame(0x01, left), socket_frame(0x89, b"ping"), socket_frame(0x80, right)].concat();
+    all.push(parts);
+    all.push([all.concat(), socket_frame(0x8a, b""), socket_frame(0x88, &1000u16.to_be_bytes())].concat());
+    all
+}
+
+/// Frames of requests and answers between peers, one of them over the limit by its length.
+pub fn request_frames() -> Vec<Vec<u8>> {
+    let framed =
+        |bytes: Vec<u8>| [&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes(), bytes.as_slice()].concat();
+    let mut all: Vec<_> = sync().into_iter().map(|record| framed(record.into_iter().skip(1).collect())).collect();
+    all.push(u32::MAX.to_le_bytes().to_vec());
+    all
 }

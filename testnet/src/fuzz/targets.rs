@@ -48,6 +48,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "proof", run: proof_bytes, seeds: samples::proof_bytes },
     Target { name: "program", run: program, seeds: samples::programs },
     Target { name: "arguments", run: arguments, seeds: samples::arguments },
+    Target { name: "rpc_calls", run: rpc_calls, seeds: samples::rpc_calls },
+    Target { name: "rpc_sockets", run: rpc_sockets, seeds: samples::rpc_sockets },
+    Target { name: "worker_answers", run: worker_answers, seeds: prover::worker::samples::answers },
+    Target { name: "request_frames", run: request_frames, seeds: samples::request_frames },
 ];
 
 /// Decodes a record; one that decodes must encode to the same bytes.
@@ -286,4 +290,53 @@ fn arguments(bytes: &[u8]) {
         _ => ProgramKind::Pie,
     };
     drop(Arguments::parse(kind, Some(bytes)));
+}
+
+/// Bodies of JSON-RPC requests, and parameters of calls.
+fn rpc_calls(bytes: &[u8]) {
+    for refused in node::decoders::json_rpc(bytes) {
+        let error = &refused["error"];
+        assert!(error["code"].is_i64() && error["data"]["code"].is_string(), "not in our form: {refused}");
+        let shown = |part: &str| error["data"][part].as_str().is_some_and(|text| text.chars().count() <= 400);
+        assert!(shown("field") && shown("value") && shown("limit"), "a part is missing or long: {refused}");
+    }
+}
+
+/// What a WebSocket client sends after the handshake, and the calls in it.
+fn rpc_sockets(bytes: &[u8]) {
+    let (messages, _) = node::decoders::web_socket(bytes);
+    let sum: usize = messages.iter().map(Vec::len).sum();
+    assert!(sum <= bytes.len(), "{sum} bytes of messages in {}", bytes.len());
+    assert!(messages.iter().all(|message| message.len() <= node::decoders::MESSAGE_MAX), "a message over the bound");
+    messages.iter().for_each(|message| rpc_calls(message));
+}
+
+/// A worker's side of its pipe.
+fn worker_answers(bytes: &[u8]) {
+    let again = prover::worker::samples::read_and_write(bytes);
+    assert!(bytes.starts_with(&again), "an answer has a second encoding");
+}
+
+/// A peer's stream of a request or an answer to one.
+fn request_frames(bytes: &[u8]) {
+    const REQUEST_MAX: usize = 1 << 10;
+    const ANSWER_MAX: usize = 1 << 20;
+    let (request, answer) = network::frames_of(bytes, REQUEST_MAX, ANSWER_MAX);
+    let whole = |max: usize| {
+        let (head, rest) = bytes.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_le_bytes(*head)).ok()?;
+        rest.get(..length).filter(|_| length <= max)
+    };
+    match (whole(ANSWER_MAX), answer) {
+        (Some(expected), Ok(found)) => assert!(found == expected, "an answer of other bytes"),
+        (None, Err(_)) => {}
+        (expected, found) => panic!("an answer of {:?} bytes was read as {found:?}", expected.map(<[u8]>::len)),
+    }
+    // One that can't be read is told to the node by bytes that are no request.
+    match (whole(REQUEST_MAX), request) {
+        (Some(expected), Ok(found)) => assert!(found == expected, "a request of other bytes"),
+        (None, Ok(found)) => assert!(found.len() <= 1, "a request was made up"),
+        (None, Err(_)) => {}
+        (Some(_), Err(error)) => panic!("a whole request was not read: {error}"),
+    }
 }

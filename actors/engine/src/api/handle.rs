@@ -230,7 +230,7 @@ impl EngineHandle {
                 field,
                 blob.hash,
                 "a blob held here",
-                "upload the file first: PUT /v1/blobs",
+                format!("{field}: no such blob is held here; upload the file first: PUT /v1/blobs"),
             )),
         }
     }
@@ -416,25 +416,27 @@ impl EngineHandle {
         Ok(BlobUpload { writer: Some(writer) })
     }
 
-    /// A blob's bytes.
+    /// A blob's length, bytes, when all of it is here.
     ///
     /// # Errors
     /// `unknown_blob`, `pruned`.
-    pub async fn blob(&self, hash: BlobHash) -> Result<Vec<u8>, ApiError> {
-        self.read(move |w, _| match w.blobs.read(&hash)? {
-            Some(bytes) => Ok(bytes),
-            None if w.blobs.status(&hash) == BlobStatus::Pruned => {
+    pub fn blob_bytes(&self, hash: &BlobHash) -> Result<u64, ApiError> {
+        match self.wiring.blobs.status(hash) {
+            BlobStatus::Held { bytes } => Ok(bytes),
+            BlobStatus::Pruned => {
                 Err(ApiError::new("pruned", format!("blob {hash} was pruned after its retention time")))
             }
-            None => Err(ApiError::field(
-                "unknown_blob",
-                "hash",
-                hash,
-                "a blob held here",
-                "this blob is not on this node; ask another one",
-            )),
-        })
-        .await
+            BlobStatus::Partial { .. } | BlobStatus::Unknown => Err(unknown_blob(hash)),
+        }
+    }
+
+    /// One chunk of a blob ([`BLOB_CHUNK_BYTES`](types::limits::BLOB_CHUNK_BYTES), the last one what is left), read from the
+    /// disk now and checked against the hash.
+    ///
+    /// # Errors
+    /// `unknown_blob` when it has no such chunk, or has gone meanwhile.
+    pub async fn blob_chunk(&self, hash: BlobHash, number: u32) -> Result<Vec<u8>, ApiError> {
+        self.read(move |w, _| w.blobs.chunk(&hash, number)?.ok_or_else(|| unknown_blob(&hash))).await
     }
 
     /// Events from now on. A reader that falls behind the ring is told how many it missed, once.
@@ -570,6 +572,10 @@ impl BlobUpload {
         let (hash, bytes) = done.await.map_err(|e| ApiError::new("internal", e.to_string()))??;
         Ok(BlobRef { hash, bytes })
     }
+}
+
+fn unknown_blob(hash: &BlobHash) -> ApiError {
+    ApiError::field("unknown_blob", "hash", hash, "a blob held here", "this blob is not on this node; ask another one")
 }
 
 fn unknown_job(id: &JobId) -> ApiError {

@@ -15,6 +15,7 @@ mod device;
 mod error;
 mod parent;
 mod process;
+pub mod samples;
 mod sandbox;
 mod trace;
 mod wire;

@@ -316,6 +316,16 @@ pub(crate) fn read<T: Wire>(stream: &mut impl Read) -> io::Result<Option<T>> {
     parse(&bytes).map(Some)
 }
 
+/// Reads a worker's answers as the node does, until the end or the first that is none, and writes them again.
+pub(super) fn answers_again(mut bytes: &[u8]) -> Vec<u8> {
+    let mut again = vec![];
+    while let Ok(Some(answer)) = read::<Response>(&mut bytes) {
+        // What was read is within its bound.
+        again.extend(frame(&answer).unwrap_or_default());
+    }
+    again
+}
+
 /// Writes one record.
 pub(crate) fn write<T: Wire>(stream: &mut impl Write, record: &T) -> io::Result<()> {
     stream.write_all(&frame(record)?)?;

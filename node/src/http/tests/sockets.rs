@@ -15,18 +15,37 @@ use super::super::BODY_MAX;
 use super::super::frames::tests::frame;
 use super::{Node, batch};
 
-const TEXT: u8 = 0x81;
+pub(super) const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 const LONG: Duration = Duration::from_secs(20);
 
-struct Socket {
-    read: OwnedReadHalf,
-    write: OwnedWriteHalf,
+/// Kind and payload of the next frame; nothing when the node ended the connection.
+pub(super) async fn next_frame(read: &mut OwnedReadHalf) -> Option<(u8, Vec<u8>)> {
+    let frame = async {
+        let kind = read.read_u8().await.ok()? & 0x0f;
+        let length = match read.read_u8().await.ok()? & 0x7f {
+            126 => usize::from(read.read_u16().await.ok()?),
+            127 => usize::try_from(read.read_u64().await.ok()?).unwrap(),
+            short => usize::from(short),
+        };
+        let mut body = vec![0; length];
+        read.read_exact(&mut body).await.ok()?;
+        Some((kind, body))
+    };
+    timeout(LONG, frame).await.expect("a frame in time")
+}
+
+pub(super) struct Socket {
+    pub(super) read: OwnedReadHalf,
+    pub(super) write: OwnedWriteHalf,
 }
 
 impl Socket {
-    async fn open(address: SocketAddr) -> Self {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+    pub(super) async fn open(address: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(address).await.unwrap()).await
+    }
+
+    pub(super) async fn over(mut stream: TcpStream) -> Self {
         let head = "GET / HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -42,7 +61,7 @@ impl Socket {
         Self { read, write }
     }
 
-    async fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) async fn bytes(&mut self, bytes: &[u8]) {
         self.write.write_all(bytes).await.unwrap();
     }
 
@@ -50,23 +69,11 @@ impl Socket {
         self.bytes(&frame(TEXT, value.to_string().as_bytes())).await;
     }
 
-    /// Kind and payload of the next frame; nothing when the node ended the connection.
     async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let read = async {
-            let kind = self.read.read_u8().await.ok()? & 0x0f;
-            let length = match self.read.read_u8().await.ok()? & 0x7f {
-                126 => usize::from(self.read.read_u16().await.ok()?),
-                127 => usize::try_from(self.read.read_u64().await.ok()?).unwrap(),
-                short => usize::from(short),
-            };
-            let mut body = vec![0; length];
-            self.read.read_exact(&mut body).await.ok()?;
-            Some((kind, body))
-        };
-        timeout(LONG, read).await.expect("a frame in time")
+        next_frame(&mut self.read).await
     }
 
-    async fn receive(&mut self) -> Value {
+    pub(super) async fn receive(&mut self) -> Value {
         loop {
             let (kind, body) = self.frame().await.expect("an open connection");
             if kind == 1 {
@@ -84,7 +91,7 @@ impl Socket {
     }
 
     /// Calls and returns the answer, whatever else arrives before it.
-    async fn call(&mut self, id: u64, method: &str, params: Value) -> Value {
+    pub(super) async fn call(&mut self, id: u64, method: &str, params: Value) -> Value {
         self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})).await;
         loop {
             let message = self.receive().await;
@@ -262,14 +269,7 @@ async fn a_reader_that_is_slow_is_waited_for() {
     let mut answered = vec![false; CALLS];
     let all = async {
         while answered.iter().any(|done| !done) {
-            let kind = read.read_u8().await.unwrap() & 0x0f;
-            let length = match read.read_u8().await.unwrap() {
-                126 => usize::from(read.read_u16().await.unwrap()),
-                127 => usize::try_from(read.read_u64().await.unwrap()).unwrap(),
-                short => usize::from(short),
-            };
-            let mut body = vec![0; length];
-            read.read_exact(&mut body).await.unwrap();
+            let (kind, body) = next_frame(&mut read).await.expect("an open connection");
             if kind == 1 {
                 let answer: Value = serde_json::from_slice(&body).unwrap();
                 let id = usize::try_from(answer["id"].as_u64().unwrap()).unwrap();
