@@ -8,6 +8,7 @@ mod accept;
 mod blobs;
 mod health;
 pub(crate) mod metrics;
+mod node_metrics;
 mod openmetrics;
 pub(crate) mod rate;
 pub(crate) mod refusal;
