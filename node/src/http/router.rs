@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{Method, Request, Uri};
+use axum::http::request::Parts;
+use axum::http::{Method, Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -23,6 +24,7 @@ use super::refusal::Refusal;
 use super::{BODY_MAX, BODY_TIMEOUT, Edge, SUBSCRIPTIONS_MAX, blobs, health, metrics};
 use crate::rpc;
 use crate::rpc::guard::GuardLayer;
+use crate::rpc::ids;
 
 /// Largest answer, bytes: a receipt in hex with its envelope.
 const ANSWER_MAX: u32 = 72 << 20;
@@ -106,7 +108,32 @@ async fn call(State(state): State<RpcState>, request: Request<Body>) -> Response
     if let Some((id, refusal)) = malformed(&bytes) {
         return refusal.answer_to(&id);
     }
-    serve(state, Request::from_parts(parts, Body::from(bytes))).await
+    admitted(state, parts, bytes).await
+}
+
+/// Serves a body that is JSON, see [`ids`]; what has no answer gets an empty one.
+async fn admitted(state: RpcState, mut parts: Parts, bytes: Bytes) -> Response {
+    let text = String::from_utf8_lossy(&bytes);
+    let Ok(admitted) = ids::admit(&text) else { return Refusal::invalid_request(&text).into_response() };
+    let body = admitted.text.clone().map_or_else(|| bytes.clone(), Bytes::from);
+    // The body's length may be another now.
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let answer = serve(state, Request::from_parts(parts, Body::from(body))).await;
+    if !admitted.is_answered() && answer.status().is_success() {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    if !admitted.restores() {
+        return answer;
+    }
+    let (mut head, body) = answer.into_parts();
+    head.headers.remove(header::CONTENT_LENGTH);
+    match body.collect().await {
+        Ok(body) => {
+            let restored = admitted.restored(&String::from_utf8_lossy(&body.to_bytes()));
+            Response::from_parts(head, Body::from(restored))
+        }
+        Err(error) => Refusal::new("internal", format!("the answer broke off: {error}")).into_response(),
+    }
 }
 
 /// A body that is no call and no batch of the right length. Calls inside a batch are looked at one by one later.

@@ -4,6 +4,7 @@
 //! heights and times numbers.
 
 pub(crate) mod guard;
+pub(crate) mod ids;
 mod methods;
 mod params;
 mod subscriptions;
@@ -18,6 +19,8 @@ use serde_json::Value;
 
 use crate::http::Edge;
 use crate::http::refusal::Refusal;
+#[cfg(test)]
+pub(crate) use methods::NAMES;
 use params::Arguments;
 pub(crate) use subscriptions::count_jobs;
 
