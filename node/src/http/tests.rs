@@ -1,6 +1,7 @@
 //! The edge over real sockets, before a node of one validator.
 
 mod forms;
+mod owner;
 
 use std::net::SocketAddr;
 use std::time::Duration;
