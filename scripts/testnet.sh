@@ -23,6 +23,8 @@ usage_error() {
 
 nodes=4
 base_port=27600
+# Only what was named is passed on: a testnet that is resumed keeps what it has.
+named=()
 dir=${XDG_DATA_HOME:-$HOME/.local/share}/proofmesh/testnet
 once=false
 fresh=false
@@ -41,8 +43,8 @@ while (($#)); do
             (($# >= 2)) || usage_error "$1 needs a value"
             [[ -n $2 ]] || usage_error "$1 has an empty value"
             case $1 in
-                --nodes) nodes=$2 ;;
-                --base-port) base_port=$2 ;;
+                --nodes) nodes=$2 && named+=(--nodes "$2") ;;
+                --base-port) base_port=$2 && named+=(--base-port "$2") ;;
                 --dir) dir=$2 ;;
                 --block-ms) block_ms=$2 ;;
                 --empty-block-ms) empty_block_ms=$2 ;;
@@ -101,7 +103,7 @@ echo "testnet: building (cargo shows its progress)"
     exit 1
 }
 
-arguments=(run --bin "$node" --dir "$dir" --nodes "$nodes" --base-port "$base_port"
+arguments=(run --bin "$node" --dir "$dir" "${named[@]}"
     --program "$root/testnet/programs/fibonacci/fibonacci.json")
 if $once; then arguments+=(--once); fi
 if $fresh; then arguments+=(--fresh); fi

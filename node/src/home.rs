@@ -18,6 +18,8 @@ const GENESIS_REMEDY: &str = "take the document from a node of the chain by: pro
 #[derive(Clone, Debug)]
 pub(crate) struct Home {
     root: PathBuf,
+    /// By flag or environment: then it must be there.
+    is_named: bool,
 }
 
 impl Home {
@@ -29,10 +31,12 @@ impl Home {
         if let Some(path) = flag {
             // Children run in folders of their own, where a relative path would mean another place.
             let root = std::path::absolute(path).map_err(|e| Failure::io(path, "locating home", &e).field("home"))?;
-            return Ok(Self { root });
+            return Ok(Self { root, is_named: true });
         }
         match std::env::var_os("HOME") {
-            Some(user) if !user.is_empty() => Ok(Self { root: PathBuf::from(user).join(".proofmesh") }),
+            Some(user) if !user.is_empty() => {
+                Ok(Self { root: PathBuf::from(user).join(".proofmesh"), is_named: false })
+            }
             _ => Err(Failure::usage("no home folder: HOME is not set")
                 .field("home")
                 .remedy("give --home DIR or set PROOFMESH_HOME")),
@@ -75,8 +79,19 @@ impl Home {
     }
 
     /// Whether `init` ran here.
-    pub(crate) fn is_initialised(&self) -> bool {
-        self.config_file().exists()
+    ///
+    /// # Errors
+    /// A configuration error for a folder that can't be looked into: it may be anything.
+    pub(crate) fn is_initialised(&self) -> Result<bool, Failure> {
+        is_there(&self.config_file())
+    }
+
+    /// Refuses a folder that was named by flag or environment and is no home; the usual place may be empty.
+    ///
+    /// # Errors
+    /// As [`Home::require`].
+    pub(crate) fn require_named(&self) -> Result<(), Failure> {
+        if self.is_named { self.require() } else { self.is_initialised().map(|_| ()) }
     }
 
     /// Refuses a folder in which `init` did not run.
@@ -84,12 +99,13 @@ impl Home {
     /// # Errors
     /// A configuration error with the remedy.
     pub(crate) fn require(&self) -> Result<(), Failure> {
-        if self.is_initialised() {
+        if self.is_initialised()? {
             return Ok(());
         }
         Err(Failure::config(format!("{} is no home folder of a node: config.toml is missing", self.root.display()))
             .field("home")
             .value(self.root.display())
+            .limit("a folder that proofmesh init made")
             .remedy("run: proofmesh init --home DIR, or name the right folder by --home or PROOFMESH_HOME"))
     }
 
@@ -100,6 +116,18 @@ impl Home {
     pub(crate) fn genesis(&self) -> Result<Genesis, Failure> {
         read_genesis(&self.genesis_file(), Exit::Config)
     }
+}
+
+/// Whether there is a file of this name.
+///
+/// # Errors
+/// A configuration error when that can't be known: no permission to look, or another error of the disk.
+pub(crate) fn is_there(path: &Path) -> Result<bool, Failure> {
+    path.try_exists().map_err(|e| {
+        let mut failure = Failure::io(path, "looking for", &e).field("home");
+        failure.exit = Exit::Config;
+        failure.remedy("run it as the user whose home it is, or name another folder by --home")
+    })
 }
 
 /// Reads and checks a genesis document; failures have the exit code given.
@@ -121,4 +149,34 @@ pub(crate) fn read_genesis(path: &Path, exit: Exit) -> Result<Genesis, Failure> 
     })?;
     genesis.check().map_err(|e| Failure::of_type(exit, &e).remedy(GENESIS_REMEDY))?;
     Ok(genesis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_that_was_named_must_be_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let named = Home::locate(Some(&folder.path().join("typo"))).unwrap();
+        let failure = named.require_named().unwrap_err();
+        assert_eq!((failure.exit, failure.field.as_deref()), (Exit::Config, Some("home")));
+        assert!(failure.message.contains("config.toml is missing"), "{failure}");
+        let usual = Home { is_named: false, ..named };
+        assert_eq!(usual.require_named(), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_missing() {
+        // A file in the place of the folder: nobody can look into it, whatever the permissions.
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        for is_named in [true, false] {
+            let home = Home { root: file.clone(), is_named };
+            let failure = home.require_named().unwrap_err();
+            assert_eq!((failure.exit, failure.code.as_str()), (Exit::Config, "io"), "{failure}");
+            assert!(!failure.message.contains("missing"), "{failure}");
+        }
+    }
 }

@@ -12,9 +12,12 @@ mod home;
 mod http;
 mod keys;
 mod local;
+mod logs;
 mod rpc;
 mod stored;
 mod system;
+mod unique;
+mod watch;
 
 use std::process::ExitCode;
 

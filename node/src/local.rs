@@ -57,6 +57,13 @@ impl Input {
                     .limit(ARGS_LIMIT)
                     .remedy(ARGS_REMEDY));
             }
+            crate::unique::check(bytes).map_err(|e| {
+                Failure::usage(format!("args: {e}"))
+                    .field("args")
+                    .value(shown(bytes))
+                    .limit("every key once in its object")
+                    .remedy("keep the one that is meant")
+            })?;
         }
         Ok(Self { program, args })
     }

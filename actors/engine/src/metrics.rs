@@ -49,7 +49,11 @@ pub(crate) struct Metrics {
     /// Jobs that are not terminal.
     pub(crate) jobs_pending: IntGauge,
     /// Messages refused because a mailbox was full, by actor.
-    pub(crate) refused: IntGaugeVec,
+    pub(crate) refused: IntCounterVec,
+    /// Turns given away, by reason.
+    pub(crate) declines: IntCounterVec,
+    /// Bytes of blobs: used, unreferenced, budget.
+    pub(crate) blob_bytes: IntGaugeVec,
     /// Bytes of the database, by part.
     pub(crate) store_bytes: IntGaugeVec,
     /// Free bytes on the disk.
@@ -145,11 +149,10 @@ impl Metrics {
         let make = Maker(&registry);
         let restarts = "Restarts of the actor since the start of the node.";
         Ok(Self {
-            evidence: make.counters(
-                "consensus_fraud_detected_total",
-                "Equivocations found here, by kind.",
-                &["kind"],
-            )?,
+            evidence: shown(
+                make.counters("consensus_fraud_detected_total", "Equivocations found here, by kind.", &["kind"])?,
+                ["votes", "proposals", "verdicts"],
+            ),
             restarts: (
                 make.gauges("service_restart_count", restarts, "actor")?,
                 make.counters("service_restart_count_total", restarts, &["actor"])?,
@@ -259,10 +262,23 @@ impl Metrics {
             )?,
             transactions: make.counter("proofmesh_transactions_applied_total", "Transactions in applied blocks.")?,
             votes: make.counters("consensus_votes_total", "Own verdicts on claims, by answer.", &["verdict"])?,
-            refused: make.gauges(
-                "proofmesh_mailbox_refused",
+            refused: make.counters(
+                "proofmesh_mailbox_refused_total",
                 "Messages refused since the start because a mailbox was full, by actor.",
-                "actor",
+                &["actor"],
+            )?,
+            declines: shown(
+                make.counters(
+                    "proofmesh_prover_declines_total",
+                    "Turns that any prover gave away in applied blocks, by reason.",
+                    &["reason"],
+                )?,
+                ["memory", "busy", "input", "worker", "unprovable"],
+            ),
+            blob_bytes: make.gauges(
+                "proofmesh_blob_bytes",
+                "Bytes of programs and proofs: used, of that needed by no job yet, and the budget.",
+                "part",
             )?,
             store_bytes: make.gauges(
                 "proofmesh_store_bytes",

@@ -7,7 +7,7 @@ use ledger::{Event, Executed, StateError};
 use storage::blobs::BlobStatus;
 use storage::{StorageError, StoreRead};
 use thiserror::Error;
-use types::ids::{BlobHash, Height, JobId, TimeMs};
+use types::ids::{Amount, BlobHash, Height, JobId, TimeMs};
 use types::job::JobStatus;
 use types::limits::SET_CHANGES_MAX;
 use types::receipt::Receipt;
@@ -198,6 +198,7 @@ pub(crate) fn job_view(wiring: &Wiring, view: &ChainView, id: &JobId) -> Result<
         submitted_ms: job.submitted_ms,
         deadline_ms: job.deadline_ms,
         fee: job.fee,
+        escrow: if job.status.is_terminal() { Amount::ZERO } else { job.max_fee },
         tasks: tasks.collect(),
         error,
         receipt_ready: receipt_parts(wiring, view, id).is_ok(),
@@ -221,7 +222,9 @@ fn unproved_text(task: Option<&TaskRecord>) -> String {
             }
             None => format!("{} proofs got no certificate, the last for want of votes in time", task.rejections.len()),
         },
-        None => "no prover committed a proof in time; see job explain, and provers' step limits".into(),
+        None => {
+            "no prover committed a proof in time; compare its step limit with those of proofmesh prover list".into()
+        }
     }
 }
 

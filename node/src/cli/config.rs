@@ -32,6 +32,7 @@ pub(super) fn config(context: &Context, command: &ConfigCommand) -> Result<(), F
 }
 
 fn show(context: &Context, origin: bool) -> Result<(), Failure> {
+    context.home.require_named()?;
     let resolved = layers::load(&context.home, vec![])?;
     let mut object = Map::new();
     for (key, (value, from)) in &resolved.origins {

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::Context;
+use super::validators::{JOIN_COMMAND, own_validator};
 
 use crate::client::{Client, block_on};
 use crate::config::{Config, layers};
@@ -61,6 +62,7 @@ pub(super) fn doctor(context: &Context) -> Result<u8, Failure> {
     let head = running_head(context);
     findings.extend(check_ports(&config, head.is_some()));
     findings.push(check_clock(head.as_ref()));
+    findings.extend(check_validator(context, &config));
     findings.push(check_disk(context.home.root()));
     findings.push(check_memory(&config));
     let failed = findings.iter().any(|f| f.status == "error");
@@ -93,7 +95,14 @@ fn check_cpu() -> Finding {
 
 fn check_home(context: &Context) -> Finding {
     let home = &context.home;
-    if !home.is_initialised() {
+    let is_initialised = match home.is_initialised() {
+        Ok(known) => known,
+        Err(failure) => {
+            let remedy = failure.remedy.clone().unwrap_or_default();
+            return Finding::bad("home", "error", failure.message.clone(), remedy);
+        }
+    };
+    if !is_initialised {
         let message = format!("{} is no home folder yet", home.root().display());
         return Finding::bad("home", "warning", message, "run: proofmesh init");
     }
@@ -117,6 +126,22 @@ fn check_home(context: &Context) -> Finding {
 fn running_head(context: &Context) -> Option<Value> {
     let client = Client::of(&context.home, &super::ClientArgs::default()).ok()?;
     block_on(client.call("chain_head", json!([]))).ok()
+}
+
+/// Whether a node that runs here as a validator is one; nothing is known of one that does not run.
+fn check_validator(context: &Context, config: &Config) -> Option<Finding> {
+    if !config.node.validator {
+        return None;
+    }
+    let client = Client::of(&context.home, &super::ClientArgs::default()).ok()?;
+    let net: Value = block_on(client.call("net_info", json!([]))).ok()?;
+    let said = own_validator(&net)?;
+    if net["validator_power"] != 0 {
+        return Some(Finding::ok("validator", said));
+    }
+    let home = context.home.root().display();
+    let remedy = format!("{}, or set node.validator to false", JOIN_COMMAND.replace("DIR", &home.to_string()));
+    Some(Finding::bad("validator", "warning", said, remedy))
 }
 
 fn check_ports(config: &Config, node_runs: bool) -> Vec<Finding> {

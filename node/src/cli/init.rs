@@ -17,7 +17,7 @@ use super::keys::{make_missing, peer_id};
 use super::output::lines;
 use crate::config::{layers, template, to_multiaddr};
 use crate::failure::{Exit, Failure};
-use crate::home::{Home, read_genesis};
+use crate::home::{Home, is_there, read_genesis};
 use crate::{files, keys};
 
 /// Credits of the account of a chain of one's own.
@@ -57,7 +57,7 @@ struct Plan {
 
 pub(super) fn init(context: &Context, args: &InitArgs) -> Result<(), Failure> {
     let home = &context.home;
-    if home.is_initialised() || home.genesis_file().exists() {
+    if home.is_initialised()? || is_there(&home.genesis_file())? {
         return Err(Failure::error("exists", format!("{} is a home folder already", home.root().display()))
             .field("home")
             .value(home.root().display())

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use types::Wire;
-use types::ids::JobId;
+use types::ids::{JobId, TxId};
 use types::keys::PublicKey;
 use types::transaction::Action;
 
 use super::output::{lines, plain, table};
 use super::submit::{self, SubmitArgs};
 use super::tx::{Signer, SigningArgs};
-use super::{ClientArgs, Context, wait};
+use super::wait::{self, Followed};
+use super::{ClientArgs, Context};
 use crate::client::{Client, block_on};
 use crate::failure::{Exit, Failure};
 use crate::files;
@@ -24,7 +25,7 @@ pub(super) enum JobCommand {
     /// How far a job is.
     Status(JobArgs),
     /// Follow a job to its end.
-    Watch(JobArgs),
+    Watch(WatchArgs),
     /// List jobs, newest first.
     List(ListArgs),
     /// Withdraw an own job that has no proof in voting.
@@ -39,6 +40,17 @@ pub(super) enum JobCommand {
 pub(super) struct JobArgs {
     /// Job id.
     id: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WatchArgs {
+    /// Job id.
+    id: String,
+    /// The submission's transaction id: then a job that is in no block yet is waited for, too.
+    #[arg(long, value_name = "TX_ID")]
+    tx: Option<String>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -99,15 +111,7 @@ pub(super) fn job(context: &Context, command: &JobCommand) -> Result<(), Failure
     match command {
         JobCommand::Submit(args) => submit::submit(context, args),
         JobCommand::Status(args) => status(context, args),
-        JobCommand::Watch(args) => {
-            let (id, client) = (job_id(&args.id)?, Client::of(&context.home, &args.client)?);
-            let end = block_on(async {
-                // A job that nobody knows is told at once, not waited for.
-                client.call::<Value>("job_status", json!([id])).await?;
-                wait::follow(context, &client, id).await
-            })?;
-            wait::finish(context, &end, &end)
-        }
+        JobCommand::Watch(args) => watch(context, args),
         JobCommand::List(args) => list(context, args),
         JobCommand::Cancel(args) => cancel(context, args),
         JobCommand::Explain(args) => explain(context, args),
@@ -124,11 +128,34 @@ fn ask(context: &Context, args: &JobArgs, method: &str) -> Result<Value, Failure
     block_on(Client::of(&context.home, &args.client)?.call(method, json!([id])))
 }
 
+fn watch(context: &Context, args: &WatchArgs) -> Result<(), Failure> {
+    let (job, client) = (job_id(&args.id)?, Client::of(&context.home, &args.client)?);
+    let tx: Option<TxId> =
+        args.tx.as_deref().map(str::parse).transpose().map_err(|e| Failure::of_type(Exit::Usage, &e))?;
+    let followed = Followed { job, tx: tx.map(|tx| tx.to_string()) };
+    let end = block_on(async {
+        if followed.tx.is_none() {
+            // A job that nobody knows is told at once, not waited for.
+            client.call::<Value>("job_status", json!([job])).await?;
+        }
+        wait::follow(context, &client, followed).await
+    })?;
+    wait::finish(context, &client, &end, &end)
+}
+
 fn status(context: &Context, args: &JobArgs) -> Result<(), Failure> {
-    let job = ask(context, args, "job_status")?;
+    let (id, client) = (job_id(&args.id)?, Client::of(&context.home, &args.client)?);
+    let (job, net) = block_on(async {
+        let job: Value = client.call("job_status", json!([id])).await?;
+        // Without it the job's own words remain.
+        Ok((job, client.call::<Value>("net_info", json!([])).await.unwrap_or_default()))
+    })?;
     context.out.answer(&job, |job| {
-        let names = ["job_id", "status", "stage", "submitted_height", "deadline_ms", "fee", "error", "receipt_ready"];
-        let mut text = lines(&names.map(|name| (name, plain(&job[name]))));
+        let stalled = net["stalled"].as_str().filter(|_| job["status"] == "running");
+        let money = if job["status"] == "running" { "escrow" } else { "fee" };
+        let names = ["job_id", "status", "stage", "submitted_height", "deadline_ms", money, "error", "receipt_ready"];
+        let mut text = stalled.map(|stalled| format!("{stalled}\n")).unwrap_or_default();
+        text += &lines(&names.map(|name| (name, plain(&job[name]))));
         let columns = ["index", "kind", "state", "attempt", "rank", "prover"];
         let rows: Vec<Vec<String>> = job["tasks"]
             .as_array()
@@ -156,7 +183,7 @@ fn list(context: &Context, args: &ListArgs) -> Result<(), Failure> {
             .map(|job| columns.iter().map(|column| plain(&job[*column])).collect())
             .collect();
         let more = match &page["cursor"] {
-            Value::String(cursor) => format!("more: --after {cursor}\n"),
+            Value::String(cursor) => format!("more: the same command with --after {cursor}\n"),
             _ => String::new(),
         };
         if rows.is_empty() { "no jobs".into() } else { format!("{}{more}", table(&columns, &rows)) }
@@ -215,12 +242,11 @@ fn receipt(context: &Context, args: &ReceiptArgs) -> Result<(), Failure> {
     }
     files::replace(&args.output, &bytes)?;
     let answer = json!({ "job_id": id, "file": args.output, "bytes": bytes.len() });
+    // The home's document, if it is this chain's; else the reader knows where theirs is.
+    let own = context.home.genesis().ok().filter(|own| own.hash() == read.genesis);
+    let genesis = own.map_or("FILE".to_string(), |_| context.home.genesis_file().display().to_string());
     context.out.answer(&answer, |_| {
-        format!(
-            "{} ({} bytes)\ncheck it: proofmesh verify {} --genesis FILE",
-            args.output.display(),
-            bytes.len(),
-            args.output.display()
-        )
+        let file = args.output.display();
+        format!("{file} ({} bytes)\ncheck it: proofmesh verify {file} --genesis {genesis}", bytes.len())
     })
 }

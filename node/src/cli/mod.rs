@@ -19,6 +19,7 @@ mod status;
 mod submit;
 mod testnet;
 mod tx;
+mod validators;
 mod verify;
 mod wait;
 
@@ -28,6 +29,7 @@ use clap::{Args, Parser, Subcommand};
 use engine::Crossings;
 
 pub(crate) use output::Output;
+pub(crate) use validators::JOIN_COMMAND;
 
 use crate::failure::Failure;
 use crate::home::Home;
@@ -81,6 +83,9 @@ enum Command {
     /// Join and leave the provers.
     #[command(subcommand)]
     Prover(provers::ProverCommand),
+    /// Join and leave the validators.
+    #[command(subcommand)]
+    Validator(validators::ValidatorCommand),
     /// Check a receipt offline: exit 0 valid, 1 invalid, 2 usage.
     Verify(verify::VerifyArgs),
     /// Prove a program locally, without a network.
@@ -153,6 +158,7 @@ pub(crate) fn run(cli: Cli, crossings: Crossings) -> Result<u8, Failure> {
         Command::Tx(command) => tx::tx(context, &command),
         Command::Account(command) => account::account(context, &command),
         Command::Prover(command) => provers::prover(context, &command),
+        Command::Validator(command) => validators::validator(context, &command),
         Command::TestnetInit(args) => testnet::testnet(context, &args),
         // Answered above.
         Command::Worker(_)

@@ -50,11 +50,9 @@ impl Output {
         }
     }
 
-    /// Prints a line of text on standard error; nothing with `--json`, where only documents are wanted.
+    /// Prints a line of text on standard error, with `--json` too: the document alone is on standard output.
     pub(crate) fn note(self, text: &str) {
-        if !self.json {
-            print_error(text);
-        }
+        print_error(text);
     }
 }
 

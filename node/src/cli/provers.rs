@@ -15,7 +15,7 @@ pub(super) enum ProverCommand {
     /// Join the provers with the account's key; locks the deposit until exit.
     Register(OfferArgs),
     /// Change what the prover takes.
-    Update(OfferArgs),
+    Update(UpdateArgs),
     /// Leave the provers; the deposit returns when no lease is open. Refused for a time after a rejected claim.
     Exit(ExitArgs),
     /// The registered provers.
@@ -41,6 +41,21 @@ pub(super) struct OfferArgs {
     client: ClientArgs,
 }
 
+/// What a prover takes from now on.
+#[derive(Debug, Args)]
+pub(super) struct UpdateArgs {
+    /// Weight in the assignment, 1 to 1000 [default: as it is].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    weight: Option<u32>,
+    /// Largest step limit taken [default: as it is].
+    #[arg(long, value_name = "N")]
+    steps_max: Option<u64>,
+    #[command(flatten)]
+    signing: SigningArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ExitArgs {
     #[command(flatten)]
@@ -55,10 +70,7 @@ pub(super) fn prover(context: &Context, command: &ProverCommand) -> Result<(), F
             let (weight, steps_max) = offer(context, args)?;
             sign_and_send(context, &args.signing, &args.client, Action::RegisterProver { weight, steps_max })
         }
-        ProverCommand::Update(args) => {
-            let (weight, steps_max) = offer(context, args)?;
-            sign_and_send(context, &args.signing, &args.client, Action::UpdateProver { weight, steps_max })
-        }
+        ProverCommand::Update(args) => update(context, args),
         ProverCommand::Exit(args) => sign_and_send(context, &args.signing, &args.client, Action::ExitProver),
         ProverCommand::List(args) => list(context, args),
         ProverCommand::Status(args) => status(context, args),
@@ -72,6 +84,44 @@ fn offer(context: &Context, args: &OfferArgs) -> Result<(u32, u64), Failure> {
         None => crate::config::layers::load(&context.home, vec![])?.config.prover.steps_max,
     };
     Ok((args.weight, steps_max))
+}
+
+/// Changes what was named; the rest stays as the ledger has it.
+fn update(context: &Context, args: &UpdateArgs) -> Result<(), Failure> {
+    let signer = Signer::open(context, &args.signing)?;
+    let client = Client::of(&context.home, &args.client)?;
+    block_on(async {
+        let provers: Value = client.call("prover_list", json!([])).await?;
+        let (weight, steps_max) = changed(&provers, &signer.account().to_string(), args.weight, args.steps_max)?;
+        let signed = signer.sign(&client, Action::UpdateProver { weight, steps_max }, true).await?;
+        submit(context, &client, &signed).await
+    })
+}
+
+/// Weight and step limit after an update of the account's prover in `provers`.
+fn changed(provers: &Value, account: &str, weight: Option<u32>, steps_max: Option<u64>) -> Result<(u32, u64), Failure> {
+    let own =
+        provers.as_array().into_iter().flatten().find(|prover| prover["account"] == account).ok_or_else(|| {
+            Failure::usage("this account is no registered prover")
+                .field("account")
+                .value(account)
+                .limit("an account that proofmesh prover list shows")
+                .remedy("register it by: proofmesh prover register; or name its key by --key")
+        })?;
+    if weight.is_none() && steps_max.is_none() {
+        return Err(Failure::usage("nothing to change was named")
+            .field("weight")
+            .value("none")
+            .limit("--weight, --steps-max or both")
+            .remedy("name what is to change; the rest stays as it is"));
+    }
+    let odd = || Failure::error("bad_answer", "prover_list: the answer has no weight or steps_max");
+    let known = |name: &str| own[name].as_u64().ok_or_else(odd);
+    let weight = match weight {
+        Some(weight) => weight,
+        None => u32::try_from(known("weight")?).map_err(|_| odd())?,
+    };
+    Ok((weight, steps_max.map_or_else(|| known("steps_max"), Ok)?))
 }
 
 fn sign_and_send(context: &Context, signing: &SigningArgs, args: &ClientArgs, action: Action) -> Result<(), Failure> {
@@ -116,4 +166,23 @@ fn status(context: &Context, args: &ClientArgs) -> Result<(), Failure> {
         text.push_str(&gpu::problems(&status["problems"]));
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_keeps_what_is_not_named() {
+        let provers = json!([
+            {"account": "aa", "weight": 7, "steps_max": 5_000_000},
+            {"account": "bb", "weight": 9, "steps_max": 1_000},
+        ]);
+        let change = |account, weight, steps| changed(&provers, account, weight, steps);
+        assert_eq!(change("aa", None, Some(6_000_000)), Ok((7, 6_000_000)));
+        assert_eq!(change("aa", Some(3), None), Ok((3, 5_000_000)));
+        assert_eq!(change("bb", Some(1), Some(2)), Ok((1, 2)));
+        assert_eq!(change("cc", Some(1), None).unwrap_err().field.as_deref(), Some("account"));
+        assert_eq!(change("aa", None, None).unwrap_err().exit, crate::failure::Exit::Usage);
+    }
 }

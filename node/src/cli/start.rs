@@ -1,6 +1,5 @@
 //! `start`: configuration and keys checked, home locked, engine and edge up; then waiting for a signal or the engine's end.
 
-use std::io::IsTerminal;
 use std::io::Write;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use types::genesis::Genesis;
 use super::{Context, gpu};
 use crate::config::{Config, layers};
 use crate::failure::{Exit, Failure};
-use crate::{cpu, http, keys, stored, system};
+use crate::{cpu, http, keys, logs, stored, system, watch};
 
 /// Longest wait for the engine to drain; it ends by itself before.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(12);
@@ -90,7 +89,7 @@ pub(super) fn start(context: &Context, args: &StartArgs) -> Result<(), Failure> 
     keys::check_dir(&context.home.keys_dir())?;
     let engine_config = engine_config(context, &config, genesis)?;
     let lock = storage::Home::open(context.home.root()).map_err(|e| stored::failure(&e))?;
-    log_to_stderr(&config)?;
+    logs::start(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -170,23 +169,6 @@ fn engine_config(context: &Context, config: &Config, genesis: Genesis) -> Result
     })
 }
 
-/// Logs go to standard error: standard output is for answers.
-fn log_to_stderr(config: &Config) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter)
-        .map_err(|e| Failure::config(format!("log.filter: {e}")).field("log.filter").value(&config.log.filter))?;
-    // Colours are for terminals; in a file they are noise.
-    let colours = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    // Its own errors would go to standard error too, and panic there: a full disk must not hide why the node stops.
-    let builder = builder.log_internal_errors(false);
-    let set = if config.log.format == "json" {
-        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
-    } else {
-        builder.try_init()
-    };
-    set.map_err(|e| Failure::error("internal", format!("starting the log: {e}")))
-}
-
 async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure> {
     // Handlers first: a signal that arrives while the node starts must not kill it half-way.
     let handler = |kind| signal(kind).map_err(|e| Failure::error("io", format!("handling signals: {e}")));
@@ -213,6 +195,8 @@ async fn run(config: &Config, engine_config: EngineConfig) -> Result<(), Failure
         prover = config.node.prover,
         "node is up"
     );
+    // Ends with the engine's events.
+    tokio::spawn(watch::run(engine.clone()));
     let ended = loop {
         tokio::select! {
             reason = engine.stopped() => break reason,

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::output::{lines, plain, table};
+use super::validators::own_validator;
 use super::{ClientArgs, Context, Output};
 use crate::client::{Client, block_on};
 use crate::cpu;
@@ -20,17 +21,24 @@ pub(super) fn status(context: &Context, args: &ClientArgs) -> Result<(), Failure
     })?;
     let answer = json!({ "head": head, "net": net, "prover": prover, "ready": health });
     context.out.answer(&answer, |_| {
+        let stalled = net["stalled"].as_str().map(|stalled| format!("{stalled}\n")).unwrap_or_default();
         let ready =
             if health["ready"] == true { "yes".to_string() } else { format!("no: {}", plain(&health["reason"])) };
-        lines(&[
+        let answer = lines(&[
             ("chain", format!("{} ({})", plain(&head["chain_id"]), plain(&head["genesis_hash"]))),
             ("height", plain(&head["height"])),
             ("block", plain(&head["hash"])),
             ("ready", ready),
             ("peer_id", plain(&net["peer_id"])),
             ("peers", plain(&net["peers"])),
+            (
+                "validators",
+                format!("{} of {} connected", plain(&net["validators_connected"]), plain(&net["validators"])),
+            ),
+            ("validator", own_validator(&net).unwrap_or_else(|| "no".into())),
             ("prover", format!("{}: {}", plain(&prover["state"]), plain(&prover["reason"]))),
-        ])
+        ]);
+        format!("{stalled}{answer}")
     })
 }
 

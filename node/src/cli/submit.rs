@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use prover::Executed;
+use prover::limits::STEPS_MAX;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use types::Wire;
@@ -11,12 +13,13 @@ use types::blob::blob_hash;
 use types::felt::Felt;
 use types::ids::{Amount, JobId};
 use types::job::{BlobRef, HINT_PROCESSOR_VERSION, JobSpec, OutputRule, PROOF_SYSTEM_VERSION, ProgramKind};
-use types::limits::OUTPUT_PREFIX_MAX;
+use types::limits::{IDEMPOTENCY_KEY_MAX, OUTPUT_PREFIX_MAX};
 use types::transaction::Action;
 
 use super::output::{lines, plain};
 use super::tx::{Signer, SigningArgs};
-use super::{ClientArgs, Context, wait};
+use super::wait::{self, Followed};
+use super::{ClientArgs, Context};
 use crate::client::{Client, block_on};
 use crate::failure::{Exit, Failure};
 use crate::local::{self, Input};
@@ -76,35 +79,112 @@ pub(super) fn submit(context: &Context, args: &SubmitArgs) -> Result<(), Failure
         .map(str::parse)
         .transpose()
         .map_err(|e| Failure::of_type(Exit::Usage, &e).field("max-fee"))?;
+    args.idempotency_key.as_deref().map_or(Ok(()), check_key)?;
     let signer = Signer::open(context, &args.signing)?;
     let client = Client::of(&context.home, &args.client)?;
     block_on(async {
-        let spec = specify(context, args, &input, prefix, max_fee, &client).await?;
+        // Everything that can be wrong without running the program comes before that takes its time.
+        signer.chain(&client, true).await?;
+        let terms = terms(args, max_fee, &client).await?;
+        let spec = specify(context, args, &input, prefix, &terms, &client).await?;
         spec.check().map_err(|e| Failure::of_type(Exit::Usage, &e))?;
         upload(&client, &spec, input).await?;
         let signed = signer.sign(&client, Action::SubmitJob(Box::new(spec)), true).await?;
-        let answer: Value = client.call_slow("job_submit", json!([hex::encode(signed.to_bytes())])).await?;
-        if !args.wait {
-            return context.out.answer(&answer, show);
-        }
-        context.out.note(show(&answer).trim_end());
+        let mut answer: Value = client.call_slow("job_submit", json!([hex::encode(signed.to_bytes())])).await?;
         let job: JobId = plain(&answer["job_id"])
             .parse()
             .map_err(|_| Failure::error("bad_answer", "job_submit: the answer has no job_id"))?;
-        let end = wait::follow(context, &client, job).await?;
+        let followed = Followed { job, tx: Some(plain(&answer["tx_id"])) };
+        let quiet = match answer["status"].as_str() {
+            Some("decided") => None,
+            _ => wait::quiet(&client).await,
+        };
+        if let Some(quiet) = &quiet {
+            answer["reason"] = quiet.clone().into();
+        }
+        let again = followed.command(&client);
+        if !args.wait {
+            return context
+                .out
+                .answer(&answer, |answer| format!("{}follow it: {again}", show(answer, quiet.as_deref())));
+        }
+        context.out.note(show(&answer, quiet.as_deref()).trim_end());
+        let end = wait::follow(context, &client, followed).await?;
         let mut object = answer;
         object["job"] = end.clone();
-        wait::finish(context, &object, &end)
+        wait::finish(context, &client, &object, &end)
     })
 }
 
-fn show(answer: &Value) -> String {
+/// The answer to a submission; `quiet` says what keeps blocks from coming.
+fn show(answer: &Value, quiet: Option<&str>) -> String {
     let mut fields = vec![("job_id", plain(&answer["job_id"])), ("tx_id", plain(&answer["tx_id"]))];
     fields.push(match answer["status"].as_str() {
         Some("decided") => ("acknowledged", format!("in block {}", plain(&answer["height"]))),
-        _ => ("status", format!("{} (not acknowledged yet)", plain(&answer["status"]))),
+        _ => {
+            let why = quiet.map(|quiet| format!(": {quiet}")).unwrap_or_default();
+            ("status", format!("{} (in no block yet, so not acknowledged){why}", plain(&answer["status"])))
+        }
     });
     lines(&fields)
+}
+
+/// What a job may cost and take on this chain, and what of it was chosen.
+struct Terms {
+    steps_max: u64,
+    deadline_ms: u64,
+    max_fee: Option<Amount>,
+}
+
+/// Checks deadline, step limit and fee as far as they can be before the program's steps are known.
+async fn terms(args: &SubmitArgs, max_fee: Option<Amount>, client: &Client) -> Result<Terms, Failure> {
+    let limits: Estimate = client.call("job_estimate", json!([1])).await?;
+    if let Some(steps) = args.max_steps.filter(|steps| *steps == 0 || *steps > limits.steps_max) {
+        return Err(Failure::usage("max-steps is outside the chain's limit")
+            .field("max-steps")
+            .value(steps)
+            .limit(format!("1 to {}", limits.steps_max))
+            .remedy("choose --max-steps within the limit"));
+    }
+    let deadline_ms = match args.deadline_s {
+        Some(seconds) => seconds.saturating_mul(1000),
+        None => (DEADLINE_S * 1000).min(limits.deadline_ms_max),
+    };
+    if deadline_ms == 0 || deadline_ms > limits.deadline_ms_max {
+        return Err(Failure::usage("deadline-s is outside the chain's limit")
+            .field("deadline-s")
+            .value(deadline_ms / 1000)
+            .limit(format!("1 to {}", limits.deadline_ms_max / 1000))
+            .remedy("choose --deadline-s within the limit"));
+    }
+    let steps = args.max_steps.unwrap_or(1);
+    let price: Estimate = if steps == 1 { limits } else { client.call("job_estimate", json!([steps])).await? };
+    affordable(max_fee, price.fee, steps)?;
+    Ok(Terms { steps_max: price.steps_max, deadline_ms, max_fee })
+}
+
+/// Refuses a fee below the price of so many steps.
+fn affordable(max_fee: Option<Amount>, price: Amount, steps: u64) -> Result<(), Failure> {
+    match max_fee {
+        Some(fee) if fee < price => Err(Failure::usage(format!("max-fee is below the price of {steps} steps"))
+            .field("max-fee")
+            .value(fee)
+            .limit(format!("at least {price}"))
+            .remedy("raise --max-fee, or lower --max-steps")),
+        _ => Ok(()),
+    }
+}
+
+/// The ledger's rule for idempotency keys.
+fn check_key(key: &str) -> Result<(), Failure> {
+    if !key.is_empty() && key.len() <= IDEMPOTENCY_KEY_MAX && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(Failure::usage("this is no idempotency key")
+        .field("idempotency-key")
+        .value(key)
+        .limit(format!("1 to {IDEMPOTENCY_KEY_MAX} visible ASCII characters"))
+        .remedy("choose another --idempotency-key, without spaces"))
 }
 
 /// Builds the specification, asking program and node for what was not given.
@@ -113,7 +193,7 @@ async fn specify(
     args: &SubmitArgs,
     input: &Input,
     prefix: Option<Vec<Felt>>,
-    max_fee: Option<Amount>,
+    terms: &Terms,
     client: &Client,
 ) -> Result<JobSpec, Failure> {
     let found = local::inspect(input, None).await?;
@@ -130,41 +210,19 @@ async fn specify(
         (_, _, Some(words)) => OutputRule::Prefix(words),
         (_, _, None) => OutputRule::Quorum,
     };
-    let limits: Estimate = client.call("job_estimate", json!([1])).await?;
     let max_steps = match args.max_steps {
         Some(steps) => steps,
-        None => count_steps(context, input, found.hash_function, limits.steps_max).await?,
-    };
-    if max_steps > limits.steps_max {
-        return Err(Failure::usage("max-steps is over the chain's limit")
-            .field("max-steps")
-            .value(max_steps)
-            .limit(limits.steps_max)
-            .remedy("lower --max-steps"));
-    }
-    let deadline_ms = match args.deadline_s {
-        Some(seconds) => seconds.saturating_mul(1000),
-        None => (DEADLINE_S * 1000).min(limits.deadline_ms_max),
-    };
-    if deadline_ms == 0 || deadline_ms > limits.deadline_ms_max {
-        return Err(Failure::usage("deadline-s is outside the chain's limit")
-            .field("deadline-s")
-            .value(deadline_ms / 1000)
-            .limit(format!("1 to {}", limits.deadline_ms_max / 1000))
-            .remedy("choose --deadline-s within the limit"));
-    }
-    let price: Estimate = client.call("job_estimate", json!([max_steps])).await?;
-    let max_fee = match max_fee {
-        Some(fee) if fee < price.fee => {
-            return Err(Failure::usage(format!("max-fee is below the price of {max_steps} steps"))
-                .field("max-fee")
-                .value(fee)
-                .limit(format!("at least {}", price.fee))
-                .remedy("raise --max-fee, or lower --max-steps"));
+        None => {
+            context.out.note("running the program here to count its steps (give --max-steps to skip this)");
+            let limit = terms.steps_max.min(STEPS_MAX);
+            let run = local::execute(input, found.hash_function, limit, COUNT_LIMIT).await;
+            let counted = counted(run, limit, &output_rule)?;
+            context.out.note(&counted.note);
+            counted.steps.min(terms.steps_max)
         }
-        Some(fee) => fee,
-        None => price.fee,
     };
+    let price: Estimate = client.call("job_estimate", json!([max_steps])).await?;
+    affordable(terms.max_fee, price.fee, max_steps)?;
     Ok(JobSpec {
         kind: found.kind,
         program: blob_ref(&input.program),
@@ -175,33 +233,63 @@ async fn specify(
         hint_processor: HINT_PROCESSOR_VERSION,
         proof_system: PROOF_SYSTEM_VERSION,
         max_steps,
-        max_fee,
-        deadline_ms,
+        max_fee: terms.max_fee.unwrap_or(price.fee),
+        deadline_ms: terms.deadline_ms,
         idempotency_key: args.idempotency_key.clone(),
     })
 }
 
-/// Runs the program here and counts: runs are alike everywhere, so the count is the limit, rounded up to what is priced.
-async fn count_steps(
-    context: &Context,
-    input: &Input,
-    hash: types::job::HashFunction,
-    steps_max: u64,
-) -> Result<u64, Failure> {
-    context.out.note("running the program here to count its steps (give --max-steps to skip this)");
-    match local::execute(input, hash, steps_max, COUNT_LIMIT).await {
+/// What a run here says about the step limit.
+#[derive(Debug, PartialEq, Eq)]
+struct Counted {
+    /// Step limit to take.
+    steps: u64,
+    /// The same for people.
+    note: String,
+}
+
+/// Takes the step limit from a run here under `limit` steps: runs are alike everywhere, so the count is the limit, rounded up
+/// to what is priced, and what fails here would fail there and cost its fee.
+///
+/// # Errors
+/// When the program fails, takes more than `limit` steps, or gives another output than the job would demand.
+fn counted(run: Result<Executed, Failure>, limit: u64, rule: &OutputRule) -> Result<Counted, Failure> {
+    let uncharged = "nothing was submitted or charged; ";
+    match run {
         Ok(run) => {
-            context.out.note(&format!("steps: {}", run.steps));
-            Ok(run.steps.max(1).div_ceil(1000).saturating_mul(1000).min(steps_max))
+            if let OutputRule::Prefix(words) = rule
+                && !run.output.starts_with(words)
+            {
+                let shown = |words: &[Felt]| words.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+                let begins = run.output.get(..words.len()).unwrap_or(&run.output);
+                return Err(Failure::usage(
+                    "the program's output on these arguments does not begin with the words named",
+                )
+                .field("expect-output-prefix")
+                .value(shown(words))
+                .limit(format!("it begins with {}", shown(begins)))
+                .remedy(format!("{uncharged}correct --expect-output-prefix, or the program or its arguments")));
+            }
+            let steps = run.steps.max(1).div_ceil(1000).saturating_mul(1000);
+            Ok(Counted { steps, note: format!("steps: {}", run.steps) })
         }
-        Err(failure) if failure.code == "program_failed" => {
-            Err(failure.remedy("nothing was submitted or charged; correct the program or its arguments, or give --max-steps to submit it as it is"))
+        Err(failure) if failure.code == "program_failed" && failure.value == Some(limit.to_string()) => {
+            Err(Failure::usage(format!("the program takes more than {limit} steps, which is as many as can be proved"))
+                .field("steps")
+                .value(format!("more than {limit}"))
+                .limit(limit)
+                .remedy(format!("{uncharged}give it less to do in one job, or split the job")))
         }
-        Err(failure) if matches!(failure.code.as_str(), "resources" | "timeout") => {
-            let steps = STEPS_UNKNOWN.min(steps_max);
-            context.out.note(&format!("the program can't be run here ({}); taking {steps} steps as the limit", failure.message));
-            Ok(steps)
-        }
+        Err(failure) if failure.code == "program_failed" => Err(failure.remedy(format!(
+            "{uncharged}correct the program or its arguments, or give --max-steps to submit it as it is"
+        ))),
+        Err(failure) if matches!(failure.code.as_str(), "resources" | "timeout") => Ok(Counted {
+            steps: STEPS_UNKNOWN,
+            note: format!(
+                "the program can't be run here ({}); taking {STEPS_UNKNOWN} steps as the limit",
+                failure.message
+            ),
+        }),
         Err(failure) => Err(failure),
     }
 }
@@ -226,10 +314,17 @@ async fn upload(client: &Client, spec: &JobSpec, input: Input) -> Result<(), Fai
 
 /// Words separated by commas or spaces, or a JSON list of texts.
 fn parse_felts(text: &str) -> Result<Vec<Felt>, Failure> {
-    let bare = text.trim().trim_start_matches('[').trim_end_matches(']');
-    let items = bare.split([',', ' ']).map(|item| item.trim().trim_matches('"')).filter(|item| !item.is_empty());
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text).trim();
+    // A word left out between two commas is a mistake, not nothing.
+    let items: Vec<&str> = match bare.contains(',') {
+        true => bare.split(',').map(str::trim).collect(),
+        false => bare.split_whitespace().collect(),
+    };
+    let bare = |item: &str| item.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(item).to_string();
     let felts: Vec<Felt> = items
-        .map(str::parse)
+        .into_iter()
+        .map(|item| bare(item).parse())
         .collect::<Result<_, _>>()
         .map_err(|e| Failure::of_type(Exit::Usage, &e).field("expect-output-prefix"))?;
     if felts.is_empty() || felts.len() > OUTPUT_PREFIX_MAX {
@@ -252,9 +347,64 @@ mod tests {
         for text in ["1,255", "1 0xff", "[1, 255]", "[\"0x1\",\"0xff\"]"] {
             assert_eq!(parse_felts(text).unwrap(), expected, "{text}");
         }
-        for text in ["", "[]", "1,x", "-1", &"1,".repeat(OUTPUT_PREFIX_MAX + 1)] {
+        for text in ["", "[]", "1,x", "-1", "1,,2", "1,2,", ",1", "1, 2 3", "[1", &"1 ".repeat(OUTPUT_PREFIX_MAX + 1)] {
             let failure = parse_felts(text).unwrap_err();
             assert_eq!((failure.exit, failure.field.as_deref()), (Exit::Usage, Some("expect-output-prefix")), "{text}");
         }
+    }
+
+    fn ran(steps: u64, output: &[u128]) -> Result<Executed, Failure> {
+        let output = output.iter().map(|word| Felt::from_u128(*word)).collect();
+        Ok(Executed { program_hash: Felt::from_u128(7), output, steps })
+    }
+
+    #[test]
+    fn a_count_is_rounded_up_to_what_is_priced() {
+        assert_eq!(counted(ran(120_014, &[1]), STEPS_MAX, &OutputRule::Quorum).unwrap().steps, 121_000);
+        let gone = Err(Failure::error("timeout", "took longer"));
+        let taken = counted(gone, STEPS_MAX, &OutputRule::Quorum).unwrap();
+        assert!(taken.steps == STEPS_UNKNOWN && taken.note.contains("took longer"), "{taken:?}");
+    }
+
+    #[test]
+    fn another_output_than_expected_is_refused_before_it_costs() {
+        let rule = |words: &[u128]| OutputRule::Prefix(words.iter().map(|word| Felt::from_u128(*word)).collect());
+        for words in [&[5][..], &[5, 6]] {
+            assert!(counted(ran(10, &[5, 6]), STEPS_MAX, &rule(words)).is_ok());
+        }
+        for words in [&[6][..], &[5, 7], &[5, 6, 0]] {
+            let failure = counted(ran(10, &[5, 6]), STEPS_MAX, &rule(words)).unwrap_err();
+            assert_eq!((failure.exit, failure.field.as_deref()), (Exit::Usage, Some("expect-output-prefix")));
+            assert!(failure.limit.as_deref().is_some_and(|limit| limit.contains("0x5")), "{failure}");
+            assert!(failure.value.is_some() && failure.remedy.is_some());
+        }
+    }
+
+    #[test]
+    fn a_run_over_the_limit_is_refused_before_it_costs() {
+        let over = Err(Failure::error("program_failed", "step limit").field("steps").value(STEPS_MAX));
+        let failure = counted(over, STEPS_MAX, &OutputRule::Quorum).unwrap_err();
+        assert_eq!((failure.exit, failure.limit.clone()), (Exit::Usage, Some(STEPS_MAX.to_string())));
+        let failed = Err(Failure::error("program_failed", "assert").field("steps").value(12));
+        let failure = counted(failed, STEPS_MAX, &OutputRule::Quorum).unwrap_err();
+        assert_eq!((failure.code.as_str(), failure.value.as_deref()), ("program_failed", Some("12")));
+    }
+
+    #[test]
+    fn keys_and_fees_are_checked_here() {
+        assert_eq!(check_key("order-17"), Ok(()));
+        for key in ["", "a b", "\u{e4}", &"x".repeat(IDEMPOTENCY_KEY_MAX + 1)] {
+            assert_eq!(check_key(key).unwrap_err().field.as_deref(), Some("idempotency-key"), "{key}");
+        }
+        assert_eq!(affordable(None, Amount(5), 1), Ok(()));
+        assert_eq!(affordable(Some(Amount(5)), Amount(5), 1), Ok(()));
+        assert_eq!(affordable(Some(Amount(4)), Amount(5), 1).unwrap_err().field.as_deref(), Some("max-fee"));
+    }
+
+    #[test]
+    fn a_pending_submission_says_why() {
+        let answer = json!({"job_id": "ab", "tx_id": "cd", "status": "pending"});
+        let text = show(&answer, Some("no block for 60 s, 2 of 4 validators connected"));
+        assert!(text.contains("pending") && text.contains("2 of 4 validators"), "{text}");
     }
 }

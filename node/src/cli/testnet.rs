@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use toml::Value as Toml;
 use types::genesis::{Genesis, GenesisAccount, GenesisProver, GenesisValidator};
 use types::ids::Amount;
+use types::keys::{PublicKey, SecretKey};
 use types::params::Params;
 
 use super::Context;
@@ -64,25 +65,31 @@ struct Node {
 pub(super) fn testnet(context: &Context, args: &TestnetArgs) -> Result<(), Failure> {
     let dir = std::path::absolute(&args.dir).map_err(|e| Failure::io(&args.dir, "locating", &e).field("dir"))?;
     let genesis_file = dir.join("genesis.json");
-    if genesis_file.exists() {
-        return Err(Failure::error("exists", format!("{} holds a testnet already", args.dir.display()))
-            .field("dir")
-            .value(args.dir.display())
-            .remedy("name another folder, or remove this one"));
-    }
+    check_empty(&dir)?;
     let last = u32::from(args.base_port) + 10 * u32::from(args.nodes);
     if last > u32::from(u16::MAX) {
         return Err(Failure::usage("base-port: the ports of the last nodes are above 65535")
             .field("base-port")
             .value(args.base_port)
-            .limit(65_535 - 10 * u32::from(args.nodes)));
+            .limit(65_535 - 10 * u32::from(args.nodes))
+            .remedy("choose a lower --base-port"));
     }
+    // With keys that nobody has: whatever no chain could start from is told before anything is written.
+    let trial = |of: u8, index: u16| {
+        let [high, low] = index.to_be_bytes();
+        let mut seed = [of; 32];
+        (seed[0], seed[1]) = (high, low);
+        SecretKey::from_seed(seed).public()
+    };
+    let owners: Vec<_> = (0..args.nodes).map(|i| Owner { consensus: trial(1, i), account: trial(2, i) }).collect();
+    genesis(args, &owners, trial(3, 0))?;
     files::create_private_dir(&dir)?;
     let user_key = dir.join("user.key");
     let user = keys::generate()?;
     keys::write(&user_key, &user)?;
     let nodes = (0..args.nodes).map(|i| make_node(args, &dir, i)).collect::<Result<Vec<_>, _>>()?;
-    let genesis = genesis(args, &nodes, user.public())?;
+    let owners = nodes.iter().map(Owner::of).collect::<Result<Vec<_>, _>>()?;
+    let genesis = genesis(args, &owners, user.public())?;
     for (i, node) in nodes.iter().enumerate() {
         // One address is enough to join; the first node takes the second's, to find back after a restart.
         let bootstrap = match i {
@@ -105,6 +112,36 @@ pub(super) fn testnet(context: &Context, args: &TestnetArgs) -> Result<(), Failu
     answer(context, &genesis, &genesis_file, &user_key, &nodes)
 }
 
+/// The public keys of a node.
+struct Owner {
+    consensus: PublicKey,
+    account: PublicKey,
+}
+
+impl Owner {
+    fn of(node: &Node) -> Result<Self, Failure> {
+        let consensus = keys::read(&node.home.consensus_key())?.public();
+        Ok(Self { consensus, account: keys::read(&node.home.account_key())?.public() })
+    }
+}
+
+/// Refuses a folder that holds anything: a testnet, or what is none of our business.
+fn check_empty(dir: &Path) -> Result<(), Failure> {
+    let entry = match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(Failure::io(dir, "looking into", &e).field("dir")),
+    };
+    let Some(entry) = entry else { return Ok(()) };
+    let name = entry.map(|entry| entry.file_name().to_string_lossy().into_owned()).unwrap_or_default();
+    let what = if dir.join("genesis.json").exists() { "a testnet already" } else { "something already" };
+    Err(Failure::error("exists", format!("{} holds {what}", dir.display()))
+        .field("dir")
+        .value(format!("{} with {name}", dir.display()))
+        .limit("an empty folder, or one that is not there yet")
+        .remedy("name another folder by --dir; nothing was written"))
+}
+
 fn make_node(args: &TestnetArgs, dir: &Path, index: u16) -> Result<Node, Failure> {
     let name = format!("node{index}");
     let home = Home::locate(Some(&dir.join(&name)))?;
@@ -120,7 +157,7 @@ fn make_node(args: &TestnetArgs, dir: &Path, index: u16) -> Result<Node, Failure
     })
 }
 
-fn genesis(args: &TestnetArgs, nodes: &[Node], user: types::keys::PublicKey) -> Result<Genesis, Failure> {
+fn genesis(args: &TestnetArgs, owners: &[Owner], user: PublicKey) -> Result<Genesis, Failure> {
     let mut params = Params::standard();
     params.block_ms = args.block_ms.unwrap_or(params.block_ms);
     params.empty_block_ms = args.empty_block_ms.unwrap_or(params.empty_block_ms).max(params.block_ms);
@@ -129,9 +166,7 @@ fn genesis(args: &TestnetArgs, nodes: &[Node], user: types::keys::PublicKey) -> 
     let mut validators = vec![];
     let mut provers = vec![];
     let mut accounts = vec![GenesisAccount { account: user, balance: USER_BALANCE }];
-    for node in nodes {
-        let key = keys::read(&node.home.consensus_key())?.public();
-        let account = keys::read(&node.home.account_key())?.public();
+    for &Owner { consensus: key, account } in owners {
         validators.push(GenesisValidator { key, power: POWER, account, stake: STAKE });
         provers.push(GenesisProver { account, weight: 1, steps_max: PROVER_STEPS_MAX, deposit });
         accounts.push(GenesisAccount { account, balance: NODE_BALANCE });
@@ -171,4 +206,48 @@ fn answer(context: &Context, genesis: &Genesis, file: &Path, user_key: &Path, no
             .collect();
         format!("chain {} ({})\n{}", genesis.chain_id, genesis.hash(), table(&["name", "rpc", "p2p", "peer_id"], &rows))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: TestnetArgs,
+    }
+
+    fn init(dir: &Path, more: &[&str]) -> Result<(), Failure> {
+        let dir = dir.to_str().unwrap();
+        let line = Line::try_parse_from(["testnet-init", "--dir", dir].iter().chain(more)).unwrap();
+        let home = Home::locate(Some(Path::new("."))).unwrap();
+        let out = crate::cli::Output::new(true);
+        testnet(&Context { out, home, crossings: engine::Crossings::default() }, &line.args)
+    }
+
+    #[test]
+    fn nothing_is_written_for_what_no_chain_could_start_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("net");
+        for wrong in [&["--chain-id", ""][..], &["--block-ms", "70000"]] {
+            let failure = init(&dir, wrong).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{wrong:?}: {failure}");
+            assert!(!dir.exists(), "{wrong:?} left something behind");
+        }
+    }
+
+    #[test]
+    fn a_folder_with_something_in_it_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("thesis.txt"), "x").unwrap();
+        let failure = init(folder.path(), &[]).unwrap_err();
+        assert_eq!((failure.code.as_str(), failure.field.as_deref()), ("exists", Some("dir")), "{failure}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let empty = tempfile::tempdir().unwrap();
+        init(empty.path(), &["--nodes", "2"]).unwrap();
+        assert!(init(empty.path(), &["--nodes", "2"]).unwrap_err().message.contains("a testnet already"));
+    }
 }

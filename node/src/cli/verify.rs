@@ -8,6 +8,7 @@ use proof::receipt::{ReceiptCheck, ReceiptFailure, ReceiptReport, TrustRoot, ver
 use serde_json::{Value, json};
 use types::Wire;
 use types::blob::blob_hash;
+use types::genesis::Genesis;
 use types::ids::BlockId;
 use types::limits::RECEIPT_BYTES_MAX;
 use types::receipt::Receipt;
@@ -22,6 +23,8 @@ use crate::local::{self, Input};
 
 /// Longest re-execution.
 const EXECUTE_LIMIT: Duration = Duration::from_secs(600);
+/// Blocks named when another one was asked for.
+const CHECKPOINTS_SHOWN: usize = 8;
 /// Exit code for a receipt that is not valid.
 const INVALID: u8 = 1;
 
@@ -32,7 +35,7 @@ pub(crate) struct VerifyArgs {
     /// Genesis document of the chain.
     #[arg(long, value_name = "FILE")]
     genesis: PathBuf,
-    /// Hash of a later block to start from, which you trust: nothing older is relied on then.
+    /// Hash of a block that changed the set of validators, which you trust: nothing older is relied on then.
     #[arg(long, value_name = "H")]
     checkpoint: Option<String>,
     /// Also run this program file and compare its output with the proof's.
@@ -56,7 +59,7 @@ pub(super) fn verify(out: Output, args: &VerifyArgs) -> Result<u8, Failure> {
     let bytes = read_receipt(&args.receipt)?;
     let checked = match Receipt::from_bytes(&bytes) {
         Err(e) => Err(ReceiptFailure { check: ReceiptCheck::Format, reason: e.to_string() }),
-        Ok(receipt) => match verify_receipt(&receipt, &genesis, checkpoint) {
+        Ok(receipt) => match verify_receipt(&receipt, &genesis, start(&receipt, &genesis, checkpoint)?) {
             Ok(report) => match input {
                 Some(input) => re_execute(&receipt, &report, &input)?.map(|()| report),
                 None => Ok(report),
@@ -90,6 +93,44 @@ fn read_receipt(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
             failure
         })?;
     Ok(bytes)
+}
+
+/// The block to start from: none for the genesis hash, which is the trust root then.
+///
+/// # Errors
+/// A usage error for a block that the receipt does not contain: nothing is said about the receipt then, neither that it is
+/// valid nor that it is not.
+fn start(receipt: &Receipt, genesis: &Genesis, named: Option<BlockId>) -> Result<Option<BlockId>, Failure> {
+    let Some(block) = named.filter(|block| block.to_string() != genesis.hash().to_string()) else { return Ok(None) };
+    let blocks: Vec<String> =
+        receipt.set_changes.iter().map(|c| format!("{} (height {})", c.header.id(), c.header.height)).collect();
+    if receipt.set_changes.iter().any(|change| change.header.id() == block) {
+        return Ok(Some(block));
+    }
+    let (limit, name) = match blocks.len() {
+        0 => (
+            "the genesis hash: by this receipt the set of validators never changed".to_string(),
+            "leave --checkpoint out: the genesis document is the trust root then",
+        ),
+        n => {
+            // The last ones are the ones that a reader would name.
+            let shown = blocks.iter().rev().take(CHECKPOINTS_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+            let more =
+                if n > CHECKPOINTS_SHOWN { format!(" and {} older", n - CHECKPOINTS_SHOWN) } else { String::new() };
+            (
+                format!("a block that changed the set: {shown}{more}"),
+                "name one of these if you trust it, or leave --checkpoint out: the genesis document is the trust root then",
+            )
+        }
+    };
+    Err(Failure::usage("the receipt can't be checked from this block: it is not one that the receipt's chain of validator \
+        sets passes")
+    .field("checkpoint")
+    .value(block)
+    .limit(limit)
+    .remedy(format!(
+        "{name}. If you know that this block changed the set, take the receipt from another node: this one leaves it out"
+    )))
 }
 
 /// Runs the named program: it must be the statement's, and its output the proof's.

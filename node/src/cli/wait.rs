@@ -17,6 +17,11 @@ const POLL: Duration = Duration::from_millis(300);
 /// A node that does not answer for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Time between two looks at whether blocks come.
+const QUIET_EVERY: Duration = Duration::from_secs(20);
+/// A chain with work has a block every second or so; this long without one is worth a word, seconds.
+const QUIET_S: u64 = 20;
+
 /// What there is to say about a job at one moment.
 #[derive(PartialEq)]
 struct Moment {
@@ -26,60 +31,165 @@ struct Moment {
     line: String,
 }
 
+/// A job that is followed.
+pub(super) struct Followed {
+    /// Its id.
+    pub(super) job: JobId,
+    /// The submission's transaction, if known: by it a job that is in no block yet is known to wait.
+    pub(super) tx: Option<String>,
+}
+
+impl Followed {
+    /// The command that goes on following it.
+    pub(super) fn command(&self, client: &Client) -> String {
+        let tx = self.tx.as_ref().map(|tx| format!(" --tx {tx}")).unwrap_or_default();
+        format!("proofmesh job watch {}{tx} {}", self.job, client.flag())
+    }
+}
+
 /// Waits until the job is over and, if it completed, until this node has the receipt; returns the last status.
 ///
 /// # Errors
-/// When the node does not know the job, or is away for too long; the job itself goes on then.
-pub(super) async fn follow(context: &Context, client: &Client, job: JobId) -> Result<Value, Failure> {
-    let bar = context.out.is_interactive().then(bar);
-    let mut last: Option<String> = None;
-    let mut answered = Instant::now();
-    let end = loop {
+/// When the node does not know the job, or is away for too long, or the wait is interrupted; the job itself goes on then.
+pub(super) async fn follow(context: &Context, client: &Client, followed: Followed) -> Result<Value, Failure> {
+    let again = followed.command(client);
+    let mut view = View { context, bar: context.out.is_interactive().then(bar), last: None };
+    let end = tokio::select! {
+        end = watch(&mut view, client, &followed) => end,
+        _ = tokio::signal::ctrl_c() => {
+            Err(Failure::error("interrupted", format!("stopped waiting for job {}", followed.job))
+                .field("job_id")
+                .value(followed.job)
+                .remedy(format!("the job goes on: {again}")))
+        }
+    };
+    if let Some(bar) = view.bar {
+        bar.finish_and_clear();
+    }
+    end
+}
+
+/// Where progress is shown.
+struct View<'a> {
+    context: &'a Context,
+    bar: Option<ProgressBar>,
+    last: Option<String>,
+}
+
+impl View<'_> {
+    fn show(&mut self, moment: Moment) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(moment.permille);
+                bar.set_message(moment.line);
+            }
+            None if self.last.as_ref() != Some(&moment.line) => {
+                self.context.out.note(&moment.line);
+                self.last = Some(moment.line);
+            }
+            None => {}
+        }
+    }
+
+    /// A line that stays.
+    fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| self.context.out.note(text)),
+            None => self.context.out.note(text),
+        }
+    }
+}
+
+async fn watch(view: &mut View<'_>, client: &Client, followed: &Followed) -> Result<Value, Failure> {
+    let job = followed.job;
+    let (mut answered, mut known, mut looked) = (Instant::now(), Instant::now(), Instant::now());
+    loop {
         match client.call::<Value>("job_status", json!([job])).await {
             Ok(status) => {
-                answered = Instant::now();
-                let moment = describe(&status);
-                match &bar {
-                    Some(bar) => {
-                        bar.set_position(moment.permille);
-                        bar.set_message(moment.line);
-                    }
-                    None if last.as_ref() != Some(&moment.line) => {
-                        context.out.note(&moment.line);
-                        last = Some(moment.line);
-                    }
-                    None => {}
-                }
+                (answered, known) = (Instant::now(), Instant::now());
+                view.show(describe(&status));
                 if is_over(&status) {
-                    break Ok(status);
+                    return Ok(status);
                 }
             }
-            // A submission that is pending is known to the node that took it, in no block yet.
+            Err(failure) if failure.code == "unknown_job" => {
+                answered = Instant::now();
+                if in_mempool(client, followed.tx.as_deref()).await? {
+                    known = Instant::now();
+                    view.show(Moment { permille: 0, line: "pending: in no block yet".into() });
+                } else if known.elapsed() > PATIENCE {
+                    return Err(lost(job, client));
+                }
+            }
             Err(failure) if is_passing(&failure) && answered.elapsed() < PATIENCE => {}
             Err(failure) if is_passing(&failure) => {
                 let hint =
                     format!("the job goes on without this node; ask another one: proofmesh job watch {job} --rpc URL");
-                break Err(failure.remedy(hint));
+                return Err(failure.remedy(hint));
             }
-            Err(failure) => break Err(failure),
+            Err(failure) => return Err(failure),
+        }
+        if looked.elapsed() > QUIET_EVERY {
+            looked = Instant::now();
+            if let Some(quiet) = quiet(client).await {
+                view.note(&quiet);
+            }
         }
         tokio::time::sleep(POLL).await;
-    };
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
     }
-    end
+}
+
+/// Whether the submission waits for its block, or is in one that the job follows from.
+///
+/// # Errors
+/// When every node refuses it.
+async fn in_mempool(client: &Client, tx: Option<&str>) -> Result<bool, Failure> {
+    let Some(tx) = tx else { return Ok(false) };
+    match client.call::<Value>("tx_status", json!([tx])).await {
+        Ok(status) if status["status"] == "refused" => {
+            let reason = plain(&status["reason"]);
+            Err(Failure::error("refused", format!("the submission was refused: {reason}")).field("tx_id").value(tx))
+        }
+        Ok(status) => Ok(matches!(status["status"].as_str(), Some("pending" | "decided"))),
+        Err(failure) if is_passing(&failure) => Ok(true),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Nobody asked knows the submission any more.
+fn lost(job: JobId, client: &Client) -> Failure {
+    Failure::error(
+        "unknown_job",
+        format!("job {job} is in no block, and the node does not hold its submission any more"),
+    )
+    .field("job_id")
+    .value(job)
+    .limit("a job in the ledger, or a submission that waits for its block")
+    .remedy(format!(
+        "it was charged only if it is in a block; see: proofmesh job list {}; else submit it again, with the same \
+             --idempotency-key if it had one",
+        client.flag()
+    ))
+}
+
+/// What there is to say when blocks do not come: `no block for 60 s, 2 of 4 validators connected`.
+pub(super) async fn quiet(client: &Client) -> Option<String> {
+    let net: Value = client.call("net_info", json!([])).await.ok()?;
+    let seconds = net["block_age_ms"].as_u64()? / 1000;
+    let connected = (plain(&net["validators_connected"]), plain(&net["validators"]));
+    (seconds >= QUIET_S)
+        .then(|| format!("no block for {seconds} s, {} of {} validators connected", connected.0, connected.1))
 }
 
 /// Prints the end of a job; anything but completion is a failure.
 ///
 /// # Errors
 /// `job_failed`, `job_expired`, `job_cancelled`.
-pub(super) fn finish(context: &Context, answer: &Value, end: &Value) -> Result<(), Failure> {
+pub(super) fn finish(context: &Context, client: &Client, answer: &Value, end: &Value) -> Result<(), Failure> {
+    let (job, flag) = (plain(&end["job_id"]), client.flag());
     if end["status"] == "completed" {
-        let job = plain(&end["job_id"]);
         return context.out.answer(answer, |_| {
-            format!("completed; fee {}\nreceipt: proofmesh job receipt {job} -o receipt.bin", plain(&end["fee"]))
+            format!("completed; fee {}\nreceipt: proofmesh job receipt {job} -o receipt.bin {flag}", plain(&end["fee"]))
         });
     }
     let status = plain(&end["status"]);
@@ -87,7 +197,7 @@ pub(super) fn finish(context: &Context, answer: &Value, end: &Value) -> Result<(
     Err(Failure::error(format!("job_{status}"), format!("the job ended as {status}{why}"))
         .field("status")
         .value(&status)
-        .remedy(format!("see: proofmesh job explain {}", plain(&end["job_id"]))))
+        .remedy(format!("see: proofmesh job explain {job} {flag}")))
 }
 
 fn is_over(status: &Value) -> bool {
@@ -172,8 +282,21 @@ mod tests {
         let home = crate::home::Home::locate(Some(std::path::Path::new("."))).unwrap();
         let context = Context { out: crate::cli::Output::new(true), home, crossings: engine::Crossings::default() };
         let end = json!({"job_id": "ab", "status": "failed", "error": "the program failed"});
-        let failure = finish(&context, &end, &end).unwrap_err();
+        let client = Client::at("http://127.0.0.1:7609").unwrap();
+        let failure = finish(&context, &client, &end, &end).unwrap_err();
         assert_eq!((failure.code.as_str(), failure.exit), ("job_failed", crate::failure::Exit::Error));
         assert!(failure.message.contains("the program failed"));
+        let remedy = failure.remedy.clone().unwrap();
+        assert!(remedy.ends_with("proofmesh job explain ab --rpc http://127.0.0.1:7609"), "{remedy}");
+    }
+
+    #[test]
+    fn what_is_printed_can_be_copied() {
+        let client = Client::at("127.0.0.1:7609").unwrap();
+        let job = JobId::new([1; 32]);
+        let known = Followed { job, tx: None };
+        assert_eq!(known.command(&client), format!("proofmesh job watch {job} --rpc http://127.0.0.1:7609"));
+        let pending = Followed { job, tx: Some("cd".into()) };
+        assert_eq!(pending.command(&client), format!("proofmesh job watch {job} --tx cd --rpc http://127.0.0.1:7609"));
     }
 }

@@ -66,6 +66,8 @@ impl Client {
         if let Some(url) = &args.rpc {
             return Ok(Self { target: Target::parse(url)? });
         }
+        // Another node than the one of the home that was named must not be asked in its place.
+        home.require_named()?;
         let mut address = layers::load(home, vec![])?.config.rpc_listen()?;
         // A node that listens on every address is asked on this machine's own.
         if address.ip().is_unspecified() {
@@ -83,6 +85,11 @@ impl Client {
     /// A usage error for a URL that is none.
     pub(crate) fn at(url: &str) -> Result<Self, Failure> {
         Ok(Self { target: Target::parse(url)? })
+    }
+
+    /// The flag that names this node, for commands that are printed to be copied.
+    pub(crate) fn flag(&self) -> String {
+        format!("--rpc {}", self.target)
     }
 
     /// Calls a method.

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use super::Config;
 use crate::failure::Failure;
 use crate::files;
-use crate::home::Home;
+use crate::home::{Home, is_there};
 
 /// Prefix of environment variables: `PROOFMESH_SECTION__KEY`.
 const ENV_PREFIX: &str = "PROOFMESH_";
@@ -61,7 +61,7 @@ pub(crate) type Flags = Vec<(&'static str, Value)>;
 /// A configuration error naming key, value and origin.
 pub(crate) fn load(home: &Home, flags: Flags) -> Result<Resolved, Failure> {
     let path = home.config_file();
-    let text = if path.exists() {
+    let text = if is_there(&path)? {
         let bytes = files::read_bounded(&path, "config", FILE_MAX).map_err(as_config)?;
         String::from_utf8(bytes).map_err(|_| {
             Failure::config(format!("{} is no UTF-8 text", path.display()))

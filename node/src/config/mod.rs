@@ -169,7 +169,11 @@ impl Default for Log {
     fn default() -> Self {
         Self {
             format: "text".into(),
-            filter: "info,arc_malachitebft_core_consensus=warn,arc_malachitebft_core_driver=warn".into(),
+            // The libraries' own accounts of what goes well, and gossipsub's warnings about messages that came twice.
+            filter:
+                "info,arc_malachitebft_core_consensus=warn,arc_malachitebft_core_driver=warn,cairo_air=warn,stwo=warn,\
+                libp2p_gossipsub=error,libp2p_swarm=warn"
+                    .into(),
         }
     }
 }

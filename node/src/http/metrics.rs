@@ -15,7 +15,7 @@ use prometheus::{
 };
 
 use super::refusal::Refusal;
-use super::{Edge, openmetrics};
+use super::{Edge, node_metrics, openmetrics};
 use crate::system;
 
 /// Completed jobs remembered for the count of the last hour.
@@ -169,7 +169,8 @@ impl EdgeMetrics {
 /// `GET /metrics`.
 pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
     let own = edge.metrics.text(&edge).map_err(|e| Refusal::new("internal", e.to_string()));
-    let texts = match own {
+    let node = node_metrics::text(&edge).await.map_err(|e| Refusal::new("internal", e.to_string()));
+    let texts = match own.and_then(|own| node.map(|node| own + &node)) {
         Ok(own) => edge.engine.metrics_text().await.map(|texts| (own, texts)).map_err(Refusal::from),
         Err(refusal) => Err(refusal),
     };

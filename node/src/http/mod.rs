@@ -12,6 +12,7 @@ mod frames;
 mod health;
 pub(crate) mod keep;
 pub(crate) mod metrics;
+mod node_metrics;
 mod openmetrics;
 mod places;
 pub(crate) mod rate;

@@ -58,7 +58,10 @@ impl Refusal {
         if is_call {
             return None;
         }
-        let id = serde_json::from_str::<InvalidRequest<'_>>(text).map_or(Id::Null, |known| known.id.into_owned());
+        // A list would be read as a call's fields in order.
+        let known = Some(text).filter(|text| text.trim_start().starts_with('{'));
+        let known = known.and_then(|text| serde_json::from_str::<InvalidRequest<'_>>(text).ok());
+        let id = known.map_or(Id::Null, |known| known.id.into_owned());
         Some((id, Self::invalid_request(text)))
     }
 

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{Method, Request, Uri};
+use axum::http::{Method, Request, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
@@ -24,6 +24,7 @@ use super::{BODY_MAX, BODY_TIMEOUT, ClientAddress, Edge, blobs, health, metrics}
 use crate::rpc;
 use crate::rpc::dispatch::{ANSWER_MAX, malformed};
 use crate::rpc::guard::GuardLayer;
+use crate::rpc::ids;
 
 /// JSON-RPC as a service.
 #[derive(Clone)]
@@ -106,7 +107,7 @@ async fn no_such_method(method: Method, uri: Uri) -> Response {
 
 /// `POST /`: a call or a batch.
 async fn call(State(state): State<RpcState>, request: Request<Body>) -> Response {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let bytes = match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
         Err(_) => {
             let limit = BODY_TIMEOUT.as_secs();
@@ -122,18 +123,30 @@ async fn call(State(state): State<RpcState>, request: Request<Body>) -> Response
     if let Some((id, refusal)) = malformed(&bytes) {
         return refusal.answer_to(&id);
     }
+    // What is malformed is no text either.
+    let text = String::from_utf8_lossy(&bytes);
+    let Ok(admitted) = ids::admit(&text) else { return Refusal::invalid_request(&text).into_response() };
     // The library gives up looking for the beginning after so much white space.
-    let call = bytes.slice_ref(bytes.trim_ascii_start());
+    let call = admitted.text.clone().map_or_else(|| bytes.slice_ref(bytes.trim_ascii_start()), Bytes::from);
     let (is_batch, keep) = (call.starts_with(b"["), Keep::default());
+    // The body's length may be another now.
+    parts.headers.remove(header::CONTENT_LENGTH);
     let mut request = Request::from_parts(parts, Body::from(call));
     request.extensions_mut().insert(keep.clone());
     let (mut parts, body) = serve(state, request).await.into_parts();
     // The library hands them on from the request; what is held goes with the body.
     parts.extensions.remove::<Keep>();
-    let bytes = match body.collect().await {
+    let mut bytes = match body.collect().await {
         Ok(collected) => collected.to_bytes(),
         Err(e) => return Refusal::new("internal", format!("the answer broke off: {e}")).into_response(),
     };
+    if !admitted.is_answered() && parts.status.is_success() {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    if admitted.restores() {
+        parts.headers.remove(header::CONTENT_LENGTH);
+        bytes = Bytes::from(admitted.restored(&String::from_utf8_lossy(&bytes)));
+    }
     let refused = keep.status().filter(|_| !is_batch);
     let mut response = Response::from_parts(parts, Body::new(Holding::new(Pieces(bytes), keep)));
     if let Some(status) = refused {

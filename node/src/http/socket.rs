@@ -33,6 +33,7 @@ use super::refusal::Refusal;
 use super::{BODY_MAX, ClientAddress, DRAIN};
 use crate::rpc::dispatch::{self, Session};
 use crate::rpc::guard::{Guard, GuardLayer};
+use crate::rpc::ids::Admitted;
 
 /// Messages of a connection that are answered at once, or whose answer waits to be sent; each may have as many bytes as a
 /// message has at most.
@@ -209,10 +210,10 @@ async fn receive<R: AsyncRead + Unpin>(
                 let (mut extensions, keep) = (extensions.clone(), Keep::default());
                 extensions.insert(keep.clone());
                 calls.spawn(async move {
-                    let response = dispatch::answer(&service, &bytes, &extensions).await;
+                    let (response, admitted) = dispatch::answer(&service, &bytes, &extensions).await;
                     // Its clone of what is held.
                     drop(extensions);
-                    deliver(response, &outbox, keep, Some(place)).await;
+                    deliver(response, &outbox, keep, (Some(place), admitted)).await;
                     drop(busy);
                 });
                 // Forget those that are done.
@@ -225,7 +226,7 @@ async fn receive<R: AsyncRead + Unpin>(
             Err(Broken::TooLarge { bytes }) => {
                 debug!(bytes, "a WebSocket message is too large");
                 let refusal = ErrorObjectOwned::from(Refusal::too_large());
-                deliver(MethodResponse::error(Id::Null, refusal), outbox, Keep::default(), None).await;
+                deliver(MethodResponse::error(Id::Null, refusal), outbox, Keep::default(), (None, None)).await;
                 return End::TooLarge;
             }
             Err(Broken::Protocol(error)) => {
@@ -245,13 +246,18 @@ async fn deliver(
     response: MethodResponse,
     outbox: &mpsc::Sender<Answer>,
     keep: Keep,
-    place: Option<OwnedSemaphorePermit>,
+    (place, admitted): (Option<OwnedSemaphorePermit>, Option<Admitted>),
 ) {
     if !response.is_method_call() && !response.is_batch() {
         return;
     }
     let is_success = response.is_success();
-    let (json, sent, _) = response.into_parts();
+    let (mut json, sent, _) = response.into_parts();
+    if let Some(admitted) = admitted.filter(Admitted::restores)
+        && let Ok(restored) = RawValue::from_string(admitted.restored(json.get()))
+    {
+        json = restored;
+    }
     if outbox.send(Answer { json, _keep: keep, _place: place }).await.is_ok()
         && let Some(sent) = sent
     {

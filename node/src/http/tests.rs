@@ -1,6 +1,8 @@
 //! The edge over real sockets, before a node of one validator.
 
 mod floods;
+mod forms;
+mod owner;
 mod sockets;
 
 use std::net::SocketAddr;

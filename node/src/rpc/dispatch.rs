@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::http::SUBSCRIPTIONS_MAX;
 use crate::http::refusal::Refusal;
+use crate::rpc::ids::{self, Admitted};
 
 /// Largest answer, bytes: a receipt in hex with its envelope.
 pub(crate) const ANSWER_MAX: u32 = 72 << 20;
@@ -34,8 +35,9 @@ pub(crate) fn malformed(bytes: &[u8]) -> Option<(Id<'static>, Refusal)> {
     }
 }
 
-/// The answer to a WebSocket message. One that is to be sent is a call's or a batch's; see [`MethodResponse`].
-pub(crate) async fn answer<S>(service: &S, bytes: &[u8], extensions: &Extensions) -> MethodResponse
+/// The answer to a WebSocket message. One that is to be sent is a call's or a batch's; see [`MethodResponse`]. Its ids are
+/// those of [`ids`], which must still be restored.
+pub(crate) async fn answer<S>(service: &S, bytes: &[u8], extensions: &Extensions) -> (MethodResponse, Option<Admitted>)
 where
     S: RpcServiceT<
             MethodResponse = MethodResponse,
@@ -45,11 +47,30 @@ where
         + Sync,
 {
     if let Some((id, refusal)) = malformed(bytes) {
-        return MethodResponse::error(id, ErrorObjectOwned::from(refusal));
+        return (MethodResponse::error(id, ErrorObjectOwned::from(refusal)), None);
     }
-    let calls = match bytes.trim_ascii_start().first() {
-        Some(b'[') => serde_json::from_slice::<Vec<&RawValue>>(bytes).map(|calls| (calls, true)),
-        _ => serde_json::from_slice::<&RawValue>(bytes).map(|call| (vec![call], false)),
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(admitted) = ids::admit(&text) else {
+        let refusal = ErrorObjectOwned::from(Refusal::invalid_request(&text));
+        return (MethodResponse::error(Id::Null, refusal), None);
+    };
+    let response = admitted_answer(service, admitted.text.as_deref().unwrap_or(&text), extensions).await;
+    (response, Some(admitted))
+}
+
+/// The answer to a text whose ids the library knows.
+async fn admitted_answer<S>(service: &S, text: &str, extensions: &Extensions) -> MethodResponse
+where
+    S: RpcServiceT<
+            MethodResponse = MethodResponse,
+            NotificationResponse = MethodResponse,
+            BatchResponse = MethodResponse,
+        > + Send
+        + Sync,
+{
+    let calls = match text.trim_ascii_start().as_bytes().first() {
+        Some(b'[') => serde_json::from_str::<Vec<&RawValue>>(text).map(|calls| (calls, true)),
+        _ => serde_json::from_str::<&RawValue>(text).map(|call| (vec![call], false)),
     };
     let (calls, is_batch) = match calls {
         Ok(calls) => calls,

@@ -28,7 +28,7 @@ const LIST: u32 = 20;
 const LIST_MAX: u32 = 100;
 
 /// Every method, for metrics: a closed list of labels.
-pub(super) const NAMES: &[&str] = &[
+pub(crate) const NAMES: &[&str] = &[
     "job_submit",
     "job_status",
     "job_list",

@@ -5,6 +5,7 @@
 
 pub(crate) mod dispatch;
 pub(crate) mod guard;
+pub(crate) mod ids;
 mod methods;
 mod params;
 mod subscriptions;
@@ -24,6 +25,8 @@ use types::keys::PublicKey;
 
 use crate::http::Edge;
 use crate::http::refusal::Refusal;
+#[cfg(test)]
+pub(crate) use methods::NAMES;
 use params::Arguments;
 pub(crate) use subscriptions::count_jobs;
 
@@ -32,6 +35,9 @@ pub(crate) type RegisterError = jsonrpsee::core::RegisterMethodError;
 
 /// Longest time of a call that only reads.
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Reads the parameters of a call as one of the methods does.
+type Reading = fn(Option<&str>) -> Result<(), Refusal>;
 
 /// Reads a message as a connection does and its calls' parameters as methods do, without a node behind them; what a fuzz target
 /// needs. Returns the refusals, as clients see them.
@@ -55,7 +61,7 @@ pub(crate) fn read_only(bytes: &[u8]) -> Vec<Value> {
             }
         };
         let params = call.params.as_ref().map(|params| params.get());
-        let read: [fn(Option<&str>) -> Result<(), Refusal>; 4] = [
+        let read: [Reading; 4] = [
             |params| methods::submission(&mut Arguments::read(params, &["tx", "wait_ms"])?).map(drop),
             |params| Arguments::read(params, &["job_id"])?.required::<JobId>("job_id", "64 hex digits").map(drop),
             |params| Arguments::read(params, &["block"])?.required::<Value>("block", "a height or a hash").map(drop),

@@ -361,11 +361,22 @@ pub fn job(view: &dyn KvRead, id: &JobId) -> Result<Option<JobView>, StateError>
     }))
 }
 
+/// Whether a text is a cursor of [`list_jobs`] for this account or for all: the key of a row that it could have ended at.
+pub fn is_job_cursor(sender: Option<&PublicKey>, cursor: &str) -> bool {
+    let last = JobId::new([u8::MAX; 32]);
+    let like = match sender {
+        Some(account) => keys::account_job(account, Height(0), &last),
+        None => keys::recent_job(Height(0), &last),
+    };
+    let prefix = sender.map_or_else(keys::recent_jobs, keys::account_jobs);
+    from_hex(cursor).is_some_and(|key| key.len() == like.len() && key.starts_with(&prefix) && to_hex(&key) == cursor)
+}
+
 /// Jobs, newest first; of one account, of one status, or all. At most 100 a page; a page may be short or empty and
 /// still have a cursor, because at most 1,000 records are read for it.
 ///
 /// # Errors
-/// [`StateError`]; a cursor that is none starts at the beginning.
+/// [`StateError`]; a cursor that is none, see [`is_job_cursor`], starts at the beginning.
 pub fn list_jobs(
     view: &dyn KvRead,
     sender: Option<&PublicKey>,

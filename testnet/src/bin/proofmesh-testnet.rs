@@ -8,8 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use testnet::harness::{Cli, Cluster, Options};
+use testnet::harness::{Cli, Cluster, Options, TestnetFile};
 
+/// Nodes of a new testnet.
+const NODES: u16 = 4;
+/// First port of a new testnet.
+const BASE_PORT: u16 = 27_600;
 /// Time for the nodes to answer and to agree on their first block.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Time for the example job.
@@ -43,12 +47,12 @@ struct Run {
     /// The example program.
     #[arg(long)]
     program: PathBuf,
-    /// Number of nodes of a new testnet.
-    #[arg(long, default_value_t = 4)]
-    nodes: u16,
-    /// First port of a new testnet.
-    #[arg(long, default_value_t = 27_600)]
-    base_port: u16,
+    /// Number of nodes [default: 4, or as the testnet in the folder has].
+    #[arg(long)]
+    nodes: Option<u16>,
+    /// First port [default: 27600, or as the testnet in the folder has].
+    #[arg(long)]
+    base_port: Option<u16>,
     /// Stop the accepting node after the acknowledgement, take the receipt from another, verify it, stop everything.
     #[arg(long)]
     once: bool,
@@ -94,6 +98,13 @@ fn watch_signals(stop: Arc<AtomicBool>) -> Result<()> {
 }
 
 fn testnet(run: &Run, stop: &AtomicBool) -> Result<()> {
+    // Before anything is made or started.
+    std::fs::File::open(&run.program)
+        .and_then(|file| file.metadata())
+        .with_context(|| format!("--program: {} can't be read; name a compiled program", run.program.display()))?
+        .is_file()
+        .then_some(())
+        .with_context(|| format!("--program: {} is no file; name a compiled program", run.program.display()))?;
     let mut cluster = make(run)?;
     let result = with_nodes(run, &mut cluster, stop);
     let ended = cluster.stop_all()?;
@@ -114,7 +125,9 @@ fn make(run: &Run) -> Result<Cluster> {
     let known = run.dir.join("testnet.json").exists();
     if known && !run.fresh {
         println!("resuming the testnet in {} (--fresh starts anew)", run.dir.display());
-        return Cluster::open(cli, &run.dir);
+        let cluster = Cluster::open(cli, &run.dir)?;
+        check_resumed(run.nodes, run.base_port, cluster.file())?;
+        return Ok(cluster);
     }
     if run.dir.exists() && run.fresh {
         if !known && std::fs::read_dir(&run.dir)?.next().is_some() {
@@ -126,8 +139,8 @@ fn make(run: &Run) -> Result<Cluster> {
         std::fs::remove_dir_all(&run.dir).with_context(|| format!("removing {}", run.dir.display()))?;
     }
     let options = Options {
-        nodes: run.nodes,
-        base_port: run.base_port,
+        nodes: run.nodes.unwrap_or(NODES),
+        base_port: run.base_port.unwrap_or(BASE_PORT),
         block_ms: run.block_ms,
         empty_block_ms: run.empty_block_ms,
         window_ms: None,
@@ -135,8 +148,23 @@ fn make(run: &Run) -> Result<Cluster> {
     Cluster::create(cli, &run.dir, &options)
 }
 
+/// A testnet that is there keeps its nodes and ports; asking for others would be ignored.
+fn check_resumed(nodes: Option<u16>, base_port: Option<u16>, file: &TestnetFile) -> Result<()> {
+    let first = file.nodes.first().context("the testnet in the folder has no nodes")?;
+    let port = first.p2p.rsplit('/').next().and_then(|port| port.parse::<u16>().ok());
+    let remedy = "leave the option out to resume it, or give --fresh or another --dir to make a new one";
+    if let Some(nodes) = nodes.filter(|nodes| usize::from(*nodes) != file.nodes.len()) {
+        bail!("--nodes: {nodes} is not what the testnet in the folder has, {}; {remedy}", file.nodes.len());
+    }
+    if let Some(wanted) = base_port.filter(|wanted| Some(*wanted) != port) {
+        bail!("--base-port: {wanted} is not that of the testnet in the folder, {}; {remedy}", first.p2p);
+    }
+    Ok(())
+}
+
 fn with_nodes(run: &Run, cluster: &mut Cluster, stop: &AtomicBool) -> Result<()> {
     let started = Instant::now();
+    cluster.check_ports()?;
     cluster.start_all()?;
     let nodes = cluster.file().nodes.len();
     println!("{nodes} nodes started; logs: {}/node*.log", run.dir.display());
@@ -227,4 +255,28 @@ fn once(run: &Run, cluster: &mut Cluster, job: &str) -> Result<()> {
     println!("verified offline: {answer}");
     println!("check it yourself: {} verify {receipt_text} --genesis {genesis}", run.bin.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_testnet_keeps_its_nodes_and_ports() {
+        let node = |name: &str, port: u16| {
+            serde_json::json!({"name": name, "home": "/x", "pid": null, "rpc": format!("http://127.0.0.1:{}", port + 1),
+                "p2p": format!("/ip4/127.0.0.1/tcp/{port}"), "peer_id": "p", "validator": true, "prover": true})
+        };
+        let file: TestnetFile = serde_json::from_value(serde_json::json!({
+            "chain_id": "testnet", "genesis_hash": "ab", "user_key": "/x/user.key", "job_id": null,
+            "nodes": [node("node0", 27_600), node("node1", 27_610)],
+        }))
+        .unwrap();
+        for (nodes, port) in [(None, None), (Some(2), None), (None, Some(27_600)), (Some(2), Some(27_600))] {
+            check_resumed(nodes, port, &file).unwrap();
+        }
+        let said = |nodes, port| check_resumed(nodes, port, &file).unwrap_err().to_string();
+        assert!(said(Some(4), None).contains("--nodes: 4"));
+        assert!(said(None, Some(28_000)).contains("--base-port: 28000"));
+    }
 }

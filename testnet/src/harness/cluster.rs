@@ -319,10 +319,32 @@ impl Cluster {
         self.cli.ok(&arguments)
     }
 
-    /// The height a node is at, if it answers.
+    /// The height a node is at, if it answers. What answers on its port and is on another chain is no node of ours.
     pub fn height(&self, index: usize) -> Option<u64> {
-        let status = self.ask(index, &["status"]).ok()?;
-        status["head"]["height"].as_u64().or_else(|| status["height"].as_u64())
+        let head = self.ask(index, &["status"]).ok()?["head"].take();
+        let ours = head["genesis_hash"] == self.file.genesis_hash.as_str();
+        head["height"].as_u64().filter(|_| ours)
+    }
+
+    /// Refuses to start while a port of a node is taken: what listens there would be taken for the node.
+    ///
+    /// # Errors
+    /// For the first port that is not free, with what to do.
+    pub fn check_ports(&self) -> Result<()> {
+        for node in &self.file.nodes {
+            let rpc = node.rpc.trim_start_matches("http://");
+            let p2p = node.p2p.trim_start_matches("/ip4/").replace("/tcp/", ":");
+            for address in [rpc, p2p.as_str()] {
+                TcpListener::bind(address).with_context(|| {
+                    format!(
+                        "{} needs {address}, which is taken: stop what listens there (ss -ltnp shows it), or start another \
+                         testnet with another --base-port and --dir",
+                        node.name
+                    )
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until `done` says so, looking a few times a second; an error names `what`, and shows a node that ended.

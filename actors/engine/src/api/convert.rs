@@ -15,7 +15,8 @@ use super::views::{
     BlockView, ComponentHealth, EvidenceView, ExplainView, HealthView, JobView, NetView, PeerView, ProverView,
     RankView, TxView, ValidatorView,
 };
-use crate::wiring::{Wiring, wall_clock};
+use crate::reads::TaskRecord;
+use crate::wiring::{ChainView, Wiring, wall_clock};
 
 /// A node is not ready in its first seconds.
 const UPTIME_MIN: Duration = Duration::from_secs(5);
@@ -78,9 +79,15 @@ pub(super) fn validators(
     set.validators().iter().map(|v| view(v.key, v.power)).collect()
 }
 
-pub(super) fn explain(explained: &JobExplained, job: &JobView) -> ExplainView {
+/// `record` has what became of the task's attempts; `stalled` comes first, because nothing goes on while no block comes.
+pub(super) fn explain(
+    explained: &JobExplained,
+    job: &JobView,
+    record: Option<&TaskRecord>,
+    stalled: Option<String>,
+) -> ExplainView {
     let task = explained.tasks.first();
-    let summary = match (&job.error, task) {
+    let stands = match (&job.error, task) {
         (Some(error), _) => format!("the job ended {:?}: {error}", job.status).to_lowercase(),
         (None, _) if job.status.is_terminal() => format!("the job ended {:?}", job.status).to_lowercase(),
         (None, Some(task)) => task.text.clone(),
@@ -92,7 +99,65 @@ pub(super) fn explain(explained: &JobExplained, job: &JobView) -> ExplainView {
         eligible_now: c.standing == Standing::May,
         note: standing(&c.standing, explained.now_ms),
     });
-    ExplainView { summary, reasons: explained.tasks.iter().map(|t| t.text.clone()).collect(), ranks: ranks.collect() }
+    let stalled = stalled.filter(|_| !job.status.is_terminal());
+    let mut reasons: Vec<String> = vec![];
+    let summary = match stalled {
+        Some(stalled) => {
+            reasons.push(format!("by the last block: {stands}"));
+            stalled
+        }
+        None => stands,
+    };
+    if !job.status.is_terminal() {
+        reasons.extend(explained.tasks.iter().skip(1).map(|t| t.text.clone()));
+    }
+    reasons.extend(record.into_iter().flat_map(attempts));
+    ExplainView { summary, reasons, ranks: ranks.collect() }
+}
+
+/// What became of a task's attempts, a line each: claims without a certificate, and the last attempt's declines.
+fn attempts(task: &TaskRecord) -> Vec<String> {
+    let rejections = task.rejections.iter().map(|r| match r.check {
+        Some(check) => {
+            format!(
+                "attempt {}: the claim of prover {} was voted down by the check {check}",
+                r.attempt,
+                r.prover.short()
+            )
+        }
+        None => format!("attempt {}: no decision on the claim of prover {} in time", r.attempt, r.prover.short()),
+    });
+    let declines = task.declines.iter().map(|(prover, reason)| {
+        let reason = format!("{reason:?}").to_lowercase();
+        format!("attempt {}: prover {} declined: {reason}", task.attempt, prover.short())
+    });
+    rejections.chain(declines).collect()
+}
+
+/// What there is to say when no block came for longer than the chain's pace allows.
+pub(super) fn stalled(wiring: &Wiring, view: &ChainView) -> Option<String> {
+    let quiet = quiet_too_long(view)?;
+    let (connected, all) = match wiring.net.get() {
+        Some(net) => (reached(&net, wiring.validator, &view.set), view.set.validators().len()),
+        None => (0, view.set.validators().len()),
+    };
+    Some(format!("no block has been decided for {} s; {connected} of {all} validators connected", quiet / 1000))
+}
+
+/// Milliseconds since the last block, if they are too many.
+fn quiet_too_long(view: &ChainView) -> Option<u64> {
+    let pace = if view.work { view.params.block_ms } else { view.params.empty_block_ms };
+    let quiet = wall_clock().since(view.applied_ms);
+    (quiet > pace.saturating_mul(STALL_PACES).saturating_add(STALL_MS)).then_some(quiet)
+}
+
+/// Validators of the set that this node is connected to, itself included.
+fn reached(net: &NetworkHandle, own: Option<PublicKey>, set: &ValidatorSet) -> usize {
+    let ours = own.filter(|key| set.power_of(key).is_some());
+    let peers = net.peers();
+    let theirs =
+        peers.iter().filter_map(|p| p.validator).filter(|key| set.power_of(key).is_some() && Some(*key) != ours);
+    theirs.count() + usize::from(ours.is_some())
 }
 
 fn standing(standing: &Standing, now: TimeMs) -> String {
@@ -136,17 +201,19 @@ pub(super) fn offence(o: &query::OffenceView) -> EvidenceView {
     }
 }
 
-pub(super) fn net(net: &NetworkHandle, own: Option<PublicKey>, set: &ValidatorSet) -> NetView {
-    let peers = net.peers();
-    let ours = own.filter(|key| set.power_of(key).is_some());
-    let theirs =
-        peers.iter().filter_map(|p| p.validator).filter(|key| set.power_of(key).is_some() && Some(*key) != ours);
+pub(super) fn net(net: &NetworkHandle, wiring: &Wiring, view: &ChainView) -> NetView {
+    let own = wiring.validator;
     NetView {
         peer_id: net.peer_id().to_string(),
         listen: net.addresses().iter().map(ToString::to_string).collect(),
-        validators_connected: theirs.count() + usize::from(ours.is_some()),
+        validators_connected: reached(net, own, &view.set),
+        validators: view.set.validators().len(),
+        validator: own,
+        validator_power: own.and_then(|key| view.set.power_of(&key)).unwrap_or(0),
+        block_age_ms: wall_clock().since(view.applied_ms),
+        stalled: stalled(wiring, view),
         mesh: net.mesh_status().into_iter().map(|m| (m.topic.name().to_owned(), m.mesh.len())).collect(),
-        peers: peers.len(),
+        peers: net.peers().len(),
     }
 }
 
@@ -175,19 +242,15 @@ fn component(name: &str, problem: Option<(&str, String)>) -> ComponentHealth {
 
 pub(super) fn health(wiring: &Wiring, uptime: Duration) -> HealthView {
     let view = wiring.view();
-    let pace = if view.work { view.params.block_ms } else { view.params.empty_block_ms };
-    let quiet = wall_clock().since(view.applied_ms);
     let target = u64::try_from(wiring.metrics.sync_target.get()).unwrap_or(0);
     let behind = target.saturating_sub(view.head.height.0);
-    let stalled = quiet > pace.saturating_mul(STALL_PACES).saturating_add(STALL_MS);
     let consensus = if behind > BEHIND_MAX {
         Some(("degraded", format!("catching up: {behind} blocks behind")))
-    } else if stalled {
-        Some(("unhealthy", format!("no block for {} s at height {}", quiet / 1000, view.head.height)))
     } else {
-        None
+        let said = |quiet| format!("no block for {} s at height {}", quiet / 1000, view.head.height);
+        quiet_too_long(&view).map(|quiet| ("unhealthy", said(quiet)))
     };
-    let reach = wiring.net.get().map(|n| net(&n, wiring.validator, &view.set));
+    let reach = wiring.net.get().map(|n| net(&n, wiring, &view));
     let network = match &reach {
         None => Some(("unhealthy", "the swarm is restarting".to_owned())),
         Some(n) if view.set.validators().len() > 1 && n.peers == 0 => {

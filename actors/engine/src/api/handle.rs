@@ -262,10 +262,10 @@ impl EngineHandle {
         self.read(move |w, view| reads::job_view(w, view, &id)?.ok_or_else(|| unknown_job(&id))).await
     }
 
-    /// Jobs by sender and status, newest first within the ledger's order; `after` is the last id of the page before.
+    /// Jobs by sender and status, newest first within the ledger's order; `after` is the cursor of the page before.
     ///
     /// # Errors
-    /// `out_of_bounds` for the limit.
+    /// `out_of_bounds` for the limit, `invalid_params` for a cursor that is none.
     pub async fn jobs(
         &self,
         sender: Option<PublicKey>,
@@ -274,6 +274,12 @@ impl EngineHandle {
         limit: u32,
     ) -> Result<(Vec<JobView>, Option<String>), ApiError> {
         let limit = page(limit)?;
+        if let Some(cursor) = after.as_deref().filter(|cursor| !query::is_job_cursor(sender.as_ref(), cursor)) {
+            let message =
+                "after: this is no cursor of such a list; give the one of the page before, asked with the same sender";
+            let shown: String = cursor.chars().take(120).collect();
+            return Err(ApiError::field("invalid_params", "after", shown, "the cursor of the page before", message));
+        }
         self.read(move |w, view| {
             let page = query::list_jobs(&view.state, sender.as_ref(), status, after.as_deref(), limit)?;
             let mut jobs = Vec::with_capacity(page.items.len());
@@ -294,7 +300,8 @@ impl EngineHandle {
             let explained =
                 ledger::explain::job(&view.state, &id, view.head.time_ms)?.ok_or_else(|| unknown_job(&id))?;
             let job = reads::job_view(w, view, &id)?.ok_or_else(|| unknown_job(&id))?;
-            Ok(convert::explain(&explained, &job))
+            let task = reads::task(view, &id)?;
+            Ok(convert::explain(&explained, &job, task.as_ref(), convert::stalled(w, view)))
         })
         .await
     }
@@ -395,7 +402,7 @@ impl EngineHandle {
     /// `network_down` while the swarm restarts.
     pub fn net(&self) -> Result<NetView, ApiError> {
         let net = self.wiring.net.get().ok_or_else(network_down)?;
-        Ok(convert::net(&net, self.wiring.validator, &self.wiring.view().set))
+        Ok(convert::net(&net, &self.wiring, &self.wiring.view()))
     }
 
     /// Connected peers.
@@ -466,7 +473,14 @@ impl EngineHandle {
             let metrics = &w.metrics;
             set(&metrics.uptime, uptime);
             for (actor, refused) in w.mail.refused() {
-                set(&metrics.refused.with_label_values(&[actor]), refused);
+                let counter = metrics.refused.with_label_values(&[actor]);
+                counter.inc_by(refused.saturating_sub(counter.get()));
+            }
+            let blobs = w.blobs.usage();
+            for (part, bytes) in
+                [("used", blobs.used), ("unreferenced", blobs.unreferenced), ("budget", blobs.limits.budget)]
+            {
+                set(&metrics.blob_bytes.with_label_values(&[part]), bytes);
             }
             let used = w.store.usage();
             for (part, bytes) in [

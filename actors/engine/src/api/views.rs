@@ -126,8 +126,10 @@ pub struct JobView {
     pub submitted_ms: TimeMs,
     /// The job expires at this block time.
     pub deadline_ms: TimeMs,
-    /// Escrowed while running, charged when ended.
+    /// Charged; nothing before the end.
     pub fee: Amount,
+    /// Held back for the job while it runs: the most that it can cost.
+    pub escrow: Amount,
     /// Its tasks.
     pub tasks: Vec<TaskView>,
     /// Why it failed or expired, if it did.
@@ -316,6 +318,16 @@ pub struct NetView {
     pub peers: usize,
     /// Connected validators, this node included if it is one.
     pub validators_connected: usize,
+    /// Validators of the next height.
+    pub validators: usize,
+    /// This node's own consensus key, if it is configured as a validator.
+    pub validator: Option<PublicKey>,
+    /// Voting power of that key at the next height; zero when it is not in the set.
+    pub validator_power: u64,
+    /// Since the last block was applied here, by this machine's clock.
+    pub block_age_ms: u64,
+    /// What to say when that is too long for the chain's pace.
+    pub stalled: Option<String>,
     /// Mesh size by topic.
     pub mesh: Vec<(String, usize)>,
 }

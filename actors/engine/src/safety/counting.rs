@@ -19,6 +19,9 @@ pub(crate) fn applied(metrics: &Metrics, before: &ChainView, after: &ChainView, 
             Event::ClaimCertified { .. } => metrics.claims.with_label_values(&["approved"]).inc(),
             Event::ClaimRejected { .. } => metrics.claims.with_label_values(&["rejected"]).inc(),
             Event::AttemptVoided { .. } => metrics.claims.with_label_values(&["timeout"]).inc(),
+            Event::TaskDeclined { reason, .. } => {
+                metrics.declines.with_label_values(&[&format!("{reason:?}").to_lowercase()]).inc();
+            }
             Event::TaskAssigned { job, attempt: 0, .. } => {
                 if let Some(record) = record(after, job) {
                     let waited = after.head.time_ms.since(record.submitted_ms);
