@@ -238,10 +238,9 @@ pub(super) fn health(wiring: &Wiring, uptime: Duration) -> HealthView {
     let behind = target.saturating_sub(view.head.height.0);
     let consensus = if behind > BEHIND_MAX {
         Some(("degraded", format!("catching up: {behind} blocks behind")))
-    } else if let Some(quiet) = quiet_too_long(&view) {
-        Some(("unhealthy", format!("no block for {} s at height {}", quiet / 1000, view.head.height)))
     } else {
-        None
+        let words = |quiet: u64| format!("no block for {} s at height {}", quiet / 1000, view.head.height);
+        quiet_too_long(&view).map(|quiet| ("unhealthy", words(quiet)))
     };
     let reach = wiring.net.get().map(|n| net(&n, wiring, &view));
     let network = match &reach {
