@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use prover::Executed;
 use prover::limits::STEPS_MAX;
+use prover::{Executed, Inspection};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use types::Wire;
@@ -84,9 +84,10 @@ pub(super) fn submit(context: &Context, args: &SubmitArgs) -> Result<(), Failure
     let client = Client::of(&context.home, &args.client)?;
     block_on(async {
         // Everything that can be wrong without running the program comes before that takes its time.
+        let found = local::inspect(&input, None).await?;
         signer.chain(&client, true).await?;
         let terms = terms(args, max_fee, &client).await?;
-        let spec = specify(context, args, &input, prefix, &terms, &client).await?;
+        let spec = specify(context, args, (&input, found), prefix, &terms, &client).await?;
         spec.check().map_err(|e| Failure::of_type(Exit::Usage, &e))?;
         upload(&client, &spec, input).await?;
         let signed = signer.sign(&client, Action::SubmitJob(Box::new(spec)), true).await?;
@@ -191,12 +192,11 @@ fn check_key(key: &str) -> Result<(), Failure> {
 async fn specify(
     context: &Context,
     args: &SubmitArgs,
-    input: &Input,
+    (input, found): (&Input, Inspection),
     prefix: Option<Vec<Felt>>,
     terms: &Terms,
     client: &Client,
 ) -> Result<JobSpec, Failure> {
-    let found = local::inspect(input, None).await?;
     context.out.note(&format!("program: {}, hash {}", local::kind_name(found.kind), found.program_hash));
     let output_rule = match (found.kind, found.pie_output, prefix) {
         (ProgramKind::Pie, _, Some(_)) => {

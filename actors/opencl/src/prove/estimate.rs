@@ -2,6 +2,7 @@
 //! a job that does not fit is declined instead of failing half way.
 
 use stwo::core::pcs::PcsConfig;
+use stwo::core::vcs_lifted::verifier::LOG_PACKED_LEAF_SIZE;
 
 use crate::backend::parts;
 use crate::device::GRANULE_WORDS;
@@ -42,8 +43,13 @@ pub fn device_bytes(shape: Shape, config: PcsConfig) -> u64 {
     let extended = if shape.log_degree - shape.log_rows > blowup { columns * BASE * degree } else { 0 };
     let composition = SECURE * degree + 2 * SECURE * lifted + 2 * HASH * lifted;
     let twiddles = 2 * BASE * (degree / 2).max(lifted / 2) + 2 * BASE * (degree / 2);
-    // Weights of two points, numerators of two points, the quotients, their layers and trees (a geometric sum each).
-    let opening = 2 * SECURE * rows.max(degree / 2) + 4 * SECURE * lifted + 2 * SECURE * lifted + 4 * HASH * lifted;
+    // Layers of FRI and their trees: a geometric sum each. Folds of several steps have four rows to a leaf.
+    let step = config.fri_config.fold_step;
+    let all_layers = |of_first: u64| of_first + of_first / ((1 << step) - 1);
+    let leaves = if step > 1 { lifted >> LOG_PACKED_LEAF_SIZE } else { lifted };
+    let fri = all_layers(SECURE * lifted) + all_layers(2 * HASH * leaves);
+    // Weights of two points, numerators of two points, the quotients.
+    let opening = 2 * SECURE * rows.max(degree / 2) + 4 * SECURE * lifted + fri;
     // Partial inner products of all columns, and what a step joins them to.
     let widest = shape.columns.max(COMPOSITION_COLUMNS);
     let partial = widest as u64 * SECURE * parts(widest, 1 << shape.log_rows) as u64;
