@@ -298,11 +298,15 @@ impl Runtime {
         self.info.local_bytes >= TILE_BYTES && self.info.work_group >= TILE_ITEMS as u64
     }
 
-    /// The kernels of the library that this device has.
+    /// The kernels of the library that a job on this device may start.
     #[must_use]
     pub fn library_kernels(&self) -> Vec<&'static str> {
-        let local: &[&str] = if self.local.load(Ordering::Relaxed) { kernels::local().kernels } else { &[] };
-        [kernels::plain().kernels, local].concat()
+        let mut names = kernels::plain().kernels.to_vec();
+        match self.local.load(Ordering::Relaxed) {
+            true => names.extend(kernels::local().kernels),
+            false => names.retain(|name| !kernels::BESIDE_TILES.contains(name)),
+        }
+        names
     }
 
     /// How often a kernel was started since its program was built.

@@ -54,6 +54,9 @@ pub(crate) const FORWARD: [&str; 5] =
 pub(crate) const INVERSE: [&str; 5] =
     ["fft_inverse_1", "fft_inverse_2", "fft_inverse_3", "fft_inverse_4", "fft_inverse_5"];
 
+/// Of these, passes that are as short or as long only above a tile.
+pub(crate) const BESIDE_TILES: [&str; 4] = ["fft_forward_1", "fft_forward_5", "fft_inverse_1", "fft_inverse_5"];
+
 /// Names of the kernels that fold a line several times, by number of folds less two.
 pub(crate) const FOLD_LINES: [&str; 3] = ["fold_lines_2", "fold_lines_3", "fold_lines_4"];
 

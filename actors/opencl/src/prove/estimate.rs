@@ -48,12 +48,13 @@ pub fn device_bytes(shape: Shape, config: PcsConfig) -> u64 {
     let all_layers = |of_first: u64| of_first + of_first / ((1 << step) - 1);
     let leaves = if step > 1 { lifted >> LOG_PACKED_LEAF_SIZE } else { lifted };
     let fri = all_layers(SECURE * lifted) + all_layers(2 * HASH * leaves);
-    // Weights of two points, numerators of two points, the quotients.
-    let opening = 2 * SECURE * rows.max(degree / 2) + 4 * SECURE * lifted + fri;
+    // Weights of two points; beside them first the partial sums, then numerators of two points and the quotients.
+    let weights = 2 * SECURE * rows.max(degree / 2);
+    let quotients = 4 * SECURE * lifted + fri;
     // Partial inner products of all columns, and what a step joins them to.
     let widest = shape.columns.max(COMPOSITION_COLUMNS);
     let partial = widest as u64 * SECURE * parts(widest, 1 << shape.log_rows) as u64;
-    let most = trace + twiddles + composition + extended.max(opening + partial + partial / 16);
+    let most = trace + twiddles + composition + extended.max(weights + quotients.max(partial + partial / 16));
     whole_granules(most + most * MARGIN_PER_CENT / 100 + (64 << 10) + columns * 256)
 }
 

@@ -198,8 +198,8 @@ fn note_path(runtime: &Runtime, folder: &Path) -> PathBuf {
     folder.join(format!("{}.passed", runtime.library_key()))
 }
 
-/// Runs the quick checks, which start every kernel of the library, unless this library has passed them with this device and driver already; the note about it is in
-/// the cache folder. Without a folder they run every time.
+/// Runs the quick checks, which start every kernel of the library, unless this library has passed them with this device
+/// and driver already; the note about it is in the cache folder. Without a folder they run every time.
 ///
 /// # Errors
 /// The first failure.

@@ -59,13 +59,15 @@ pub(super) fn transforms_are_stwos(on: &Context) {
     let trees = twiddles(if on.large() { 22 } else { 17 });
     let blowup_max = if on.size == Size::Tiny { 1 } else { 2 };
     for log in (1..=15)
-        .chain(if on.large() { 16..=20 } else { 0..=0 })
-        .filter(|log| *log > 0 && (on.wants(*log) || *log == 12))
+        // The size from which on an interpolation has a pass of five layers.
+        .chain(if on.large() { 16..=20 } else { 17..=17 })
+        .filter(|log| on.wants(*log) || *log == 12)
     {
         for tiles in [false, true] {
             // Sizes below a tile have one path only; at 2^10 the evaluation on a larger domain reaches it.
             if (!tiles && on.wants(log)) || (tiles && log >= 10) {
                 on.runtime.set_tiles(tiles);
+                let blowup_max = if on.large() { blowup_max } else { blowup_max.min(17 - log) };
                 transforms(log, blowup_max, &trees, if tiles { "in tiles" } else { "in registers" });
             }
         }
