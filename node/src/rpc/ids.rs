@@ -58,7 +58,9 @@ fn id_of(call: &str) -> Result<CallId<'_>, IllegalId> {
     let envelope: Envelope<'_> = serde_json::from_str(call).map_err(|_| IllegalId)?;
     let Some(id) = envelope.id.map(RawValue::get) else { return Ok(CallId::Absent) };
     match id.as_bytes().first() {
-        Some(b'"' | b'n') => Ok(CallId::Known),
+        // A text with half of a surrogate pair is JSON by its grammar, and no text.
+        Some(b'"') if serde_json::from_str::<String>(id).is_ok() => Ok(CallId::Known),
+        Some(b'n') => Ok(CallId::Known),
         Some(b'-' | b'0'..=b'9') if id.parse::<u64>().is_ok() => Ok(CallId::Known),
         Some(b'-' | b'0'..=b'9') => Ok(CallId::Foreign(id)),
         _ => Err(IllegalId),
