@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_is_no_id_is_refused() {
-        for id in ["true", "false", "{}", "[1]", "1,\"id\":2"] {
+        for id in ["\"\\ud800\"", "true", "false", "{}", "[1]", "1,\"id\":2"] {
             assert_eq!(admit(&call(id)), Err(IllegalId), "{id}");
         }
         for text in ["0", "\"x\"", "null"] {
