@@ -198,7 +198,10 @@ impl Actor for Availability {
             AvailabilityMsg::Offer { id, source, tx } => {
                 let judgement = match take(state, *tx, source) {
                     Ok((tx, true)) => {
-                        judge_later(state, tx, id);
+                        // Judged when part of its input has come.
+                        if let Some(held) = state.held.get_mut(&tx) {
+                            held.unjudged = id;
+                        }
                         return Ok(());
                     }
                     Ok((_, false)) => Judgement::Ignore,
@@ -325,15 +328,7 @@ fn drop_held(state: &mut AvailabilityState, id: &TxId) -> Option<Held> {
     Some(held)
 }
 
-/// A submission that gossip brought is judged when part of its input has come; at once if it is here.
-fn judge_later(state: &mut AvailabilityState, id: TxId, message: Option<MessageId>) {
-    let Some(held) = state.held.get_mut(&id) else { return };
-    held.unjudged = message;
-    if held.begun {
-        begun(state, id);
-    }
-}
-
+/// Part of the input has come: the submission is worth passing on.
 fn begun(state: &mut AvailabilityState, id: TxId) {
     let Some(held) = state.held.get_mut(&id) else { return };
     held.begun = true;

@@ -18,6 +18,9 @@ use types::transaction::Transaction;
 const WAITING_MAX: usize = 16_384;
 /// Transactions taken in one turn: about a millisecond of signatures.
 const TURN: usize = 16;
+/// Accounts from which on those that owe nothing any more are looked for with every message: peers come and go also while
+/// no block does.
+const ACCOUNTS_MANY: usize = 1_024;
 /// What a peer may owe before it is put off.
 const DEBT_MAX: u32 = 20_000;
 /// What time pays of a debt in a second: a hundred transactions that were executed for nothing.
@@ -115,6 +118,9 @@ pub(crate) struct Intake {
 impl Intake {
     /// Takes a message; `Some` when it is dropped unseen.
     pub(crate) fn push(&mut self, source: PeerId, id: MessageId, txs: Vec<Transaction>, now: Instant) -> Option<Done> {
+        if self.accounts.len() >= ACCOUNTS_MANY {
+            self.settle(now);
+        }
         let account = self.accounts.entry(source).or_insert_with(|| Account {
             messages: VecDeque::new(),
             waiting: 0,
@@ -305,6 +311,18 @@ mod tests {
         drain(&mut intake, later, |_| Fate::New);
         intake.settle(later);
         assert!(intake.accounts.is_empty());
+    }
+
+    #[test]
+    fn peers_that_come_and_go_are_forgotten_without_a_block() {
+        let (start, mut intake) = (Instant::now(), Intake::default());
+        for n in 0..3 * ACCOUNTS_MANY as u64 {
+            // A useless transaction of each, ten milliseconds apart.
+            let now = start + Duration::from_millis(10 * n);
+            assert!(intake.push(PeerId::random(), id(n), txs(1), now).is_none());
+            drain(&mut intake, now, |_| Fate::Useless { dear: true });
+        }
+        assert!(intake.accounts.len() <= ACCOUNTS_MANY, "{}", intake.accounts.len());
     }
 
     #[test]
